@@ -1,0 +1,125 @@
+"""The one place that reads the environment.
+
+Everything else is handed a `Settings` object. Every variable starts with ``CONTRAIL_``; the defaults keep a whole
+installation in one folder under the repository root, whatever the working directory is.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Where things are, how much of the machine may be used, and which clock counts."""
+
+    model_config = SettingsConfigDict(env_prefix="CONTRAIL_", extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default=REPO_ROOT / ".contrail", description="Folder that holds lake, registry, stores and logs."
+    )
+    clock: Literal["system", "data", "replay"] = Field(
+        default="data",
+        description="What `now` means: the wall clock, the newest landed fact file, or a replayed instant.",
+    )
+    replay_at: datetime | None = Field(
+        default=None, description="The instant of the `replay` clock, with a zone."
+    )
+    threads: int = Field(default=2, ge=1, description="DuckDB threads of one process.")
+    memory_limit: str = Field(
+        default="4GB", description="DuckDB memory of one process; beyond it, it spills to disk."
+    )
+    model_threads: int = Field(
+        default=1, ge=1, description="LightGBM threads: a recorded constant, part of a model's identity."
+    )
+    land_every: Literal["day", "hour"] = Field(default="day", description="How often feeds deliver a file.")
+    engine: Literal["local", "processes", "ray"] = Field(
+        default="local", description="Who maps shards of heavy work."
+    )
+    alert_urls: tuple[SecretStr, ...] = Field(
+        default=(), description="Apprise targets (JSON list) told of failed runs and blocked partitions."
+    )
+    retrain_cooldown_days: int = Field(
+        default=14, ge=0, description="Days of the clock between two retrainings that drift asks for."
+    )
+    git_sha: str | None = Field(
+        default=None, description="Overrides the commit that is recorded with every write."
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_home(cls, value: Path) -> Path:
+        # A relative home is relative to the repository, never to wherever a command happens to be typed.
+        return value if value.is_absolute() else (REPO_ROOT / value).resolve()
+
+    @model_validator(mode="after")
+    def _replay_needs_an_instant(self) -> Self:
+        if self.clock == "replay" and self.replay_at is None:
+            raise ValueError("CONTRAIL_CLOCK=replay needs CONTRAIL_REPLAY_AT, an instant with a zone (…Z)")
+        if self.replay_at is not None and self.replay_at.tzinfo is None:
+            raise ValueError(
+                f"CONTRAIL_REPLAY_AT has no zone: {self.replay_at.isoformat()} (write …Z for UTC)"
+            )
+        return self
+
+    @property
+    def repo_root(self) -> Path:
+        return REPO_ROOT
+
+    @property
+    def lake_root(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def landing_root(self) -> Path:
+        return self.lake_root / "landing"
+
+    @property
+    def online_store_path(self) -> Path:
+        return self.home / "online_store.db"
+
+    @property
+    def registry_path(self) -> Path:
+        return self.home / "registry.db"
+
+    @property
+    def mlflow_tracking_uri(self) -> str:
+        return f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifact_root(self) -> Path:
+        return self.home / "mlartifacts"
+
+    @property
+    def temp_root(self) -> Path:
+        return self.home / "tmp"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def dbt_target(self) -> Path:
+        return REPO_ROOT / "dbt_project" / "target"
+
+
+def export(variables: dict[str, str]) -> None:
+    """Put variables into this process's environment, for libraries that read nothing else."""
+    os.environ.update(variables)
+
+
+def current_user() -> str:
+    """The name of whoever runs this process, for records that say who did something."""
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid-{os.getuid()}"
+
+
+def under_ci() -> bool:
+    """Whether this runs under continuous integration (``CI=true``)."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}

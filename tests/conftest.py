@@ -1,0 +1,154 @@
+"""What every test may use, and the honest count of the tests that this machine cannot run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contrail import environment
+from contrail.settings import Settings, under_ci
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCATIONS = """
+query {
+  workspaceOrError {
+    ... on Workspace {
+      locationEntries {
+        name
+        locationOrLoadError {
+          ... on PythonError { message }
+          ... on RepositoryLocation { repositories { assetNodes { assetKey { path } } } }
+        }
+      }
+    }
+  }
+}
+"""
+NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="Keep the screenshots of the browser tests in DIR.",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without chromium, leave the browser tests out and count them; under CI they stay, and fail saying why."""
+    config.stash[NOT_RUN] = 0
+    if shutil.which("chromium") or under_ci():
+        return
+    browser = [item for item in items if item.get_closest_marker("browser")]
+    if browser:
+        config.stash[NOT_RUN] = len(browser)
+        config.hook.pytest_deselected(items=browser)
+        items[:] = [item for item in items if not item.get_closest_marker("browser")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(NOT_RUN, 0):
+        noun = "test" if count == 1 else "tests"
+        terminalreporter.write_line(
+            f"not run: {count} browser {noun}; type: sudo apt-get install chromium", yellow=True
+        )
+
+
+class DagsterServer:
+    """A running server of Dagster's own, and its GraphQL."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def query(self, text: str, **variables: object) -> dict[str, Any]:
+        """The `data` of a GraphQL answer."""
+        request = urllib.request.Request(
+            f"{self.address}/graphql",
+            data=json.dumps({"query": text, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content = json.load(answer)
+        assert "errors" not in content, content["errors"]
+        return content["data"]
+
+    def assets(self) -> set[str]:
+        """The keys of all assets, `stage/name`; fails where the code location did not load."""
+        (location,) = self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]
+        loaded = location["locationOrLoadError"]
+        assert "message" not in loaded, loaded["message"]
+        return {
+            "/".join(node["assetKey"]["path"])
+            for repository in loaded["repositories"]
+            for node in repository["assetNodes"]
+        }
+
+
+@pytest.fixture(scope="session")
+def dagster_server() -> Callable[..., contextlib.AbstractContextManager[DagsterServer]]:
+    """Run `dagster dev` or `dagster-webserver` over a home, on a free port, until the block ends.
+
+    The working directory is the home: one with a `.env` would win over the environment given here.
+    """
+
+    @contextlib.contextmanager
+    def serve(settings: Settings, *program: str, patience_seconds: float = 180) -> Iterator[DagsterServer]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        executable = Path(sys.executable).with_name(program[0])
+        log_path = settings.home / f"{program[0]}.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [executable, *program[1:], "-w", ROOT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+                cwd=settings.home,
+                env=os.environ | environment.variables(settings),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + patience_seconds
+            while True:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"{address}/server_info", timeout=5),
+                ):
+                    break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"{' '.join(program)} did not start:\n{log_path.read_text()[-4000:]}")
+                time.sleep(0.5)
+            yield DagsterServer(address)
+        finally:
+            _stop(process)
+
+    return serve
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and everything it started, which is in its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
