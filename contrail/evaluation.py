@@ -1,0 +1,316 @@
+"""How good scores are: ranking, probability error and calibration, always next to a naive reference on the same rows.
+
+Month to month the achievable numbers swing without any fault, so a model is judged against the reference on the same
+days and never against a fixed number alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from contrail.encoding import Booleans, Floats, booleans, pc
+from contrail.use_case import UseCase
+
+EPSILON = float(
+    np.finfo(np.float64).eps
+)  # scores of exactly 0 or 1 are moved by this much, as scikit-learn does
+CALIBRATION_BINS = 10
+SMOOTHING_ROWS = 20.0
+SEPARATOR = "\x1f"
+
+EVALUATION_SCHEMA = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("label_rate", "mean_score", "bias", "auc", "pr_auc")),
+        *(
+            pa.field(name, pa.float64())
+            for name in ("log_loss", "brier", "ece", "naive_auc", "naive_log_loss")
+        ),
+    ]
+)
+
+
+class EvaluationError(ValueError):
+    """Labels and scores do not fit together."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of one set of rows. Without rows, or with labels of one kind only, what cannot be said is NaN.
+
+    Attributes:
+        rows: number of rows.
+        label_rate: share of positive labels.
+        mean_score: mean score.
+        bias: mean score − label rate (calibration in the large).
+        auc: probability that a positive ranks above a negative, ties counting half.
+        pr_auc: average precision.
+        log_loss: mean negative log-likelihood, nats.
+        brier: mean squared error of the probability.
+        ece: expected calibration error over ten bins of equal mass.
+    """
+
+    rows: int
+    label_rate: float
+    mean_score: float
+    bias: float
+    auc: float
+    pr_auc: float
+    log_loss: float
+    brier: float
+    ece: float
+
+
+def metrics(labels: Booleans, scores: Floats) -> Metrics:
+    """All metrics of one set of rows.
+
+    Raises:
+        EvaluationError: different lengths, or scores outside [0, 1].
+    """
+    if len(labels) != len(scores):
+        raise EvaluationError(f"{len(labels)} labels but {len(scores)} scores")
+    if len(labels) == 0:
+        nan = math.nan
+        return Metrics(0, nan, nan, nan, nan, nan, nan, nan, nan)
+    if not (np.isfinite(scores).all() and scores.min() >= 0.0 and scores.max() <= 1.0):
+        raise EvaluationError("scores must be probabilities: some are outside [0, 1] or not finite")
+    truth = labels.astype(np.float64)
+    rate, mean = float(truth.mean()), float(scores.mean())
+    clipped = np.clip(scores, EPSILON, 1.0 - EPSILON)
+    loss = -np.where(labels, np.log(clipped), np.log1p(-clipped))
+    return Metrics(
+        rows=len(labels),
+        label_rate=rate,
+        mean_score=mean,
+        bias=mean - rate,
+        auc=auc(labels, scores),
+        pr_auc=average_precision(labels, scores),
+        log_loss=float(loss.mean()),
+        brier=float(np.mean((scores - truth) ** 2)),
+        ece=calibration_error(labels, scores),
+    )
+
+
+def auc(labels: Booleans, scores: Floats) -> float:
+    """Area under the ROC curve by ranks, ties counting half; NaN when all labels are equal."""
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if positives == 0 or negatives == 0:
+        return math.nan
+    _, where, repeats = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(repeats)
+    mean_rank = ends - (repeats - 1) / 2.0
+    rank_sum = float(mean_rank[where][labels].sum())
+    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
+
+
+def average_precision(labels: Booleans, scores: Floats) -> float:
+    """Area under the precision-recall curve as a step function; NaN without a positive label."""
+    positives = int(labels.sum())
+    if positives == 0:
+        return math.nan
+    _, where, repeats = np.unique(-scores, return_inverse=True, return_counts=True)
+    hits = np.bincount(where, weights=labels.astype(np.float64), minlength=len(repeats))
+    precision = np.cumsum(hits) / np.cumsum(repeats)
+    return float(np.sum(precision * hits) / positives)
+
+
+def calibration_bins(
+    labels: Booleans, scores: Floats, bins: int = CALIBRATION_BINS
+) -> tuple[Floats, Floats, Floats]:
+    """Bins of equal mass by score: mean score, label rate and rows of each (equal scores share a bin)."""
+    ordered = np.sort(scores)
+    ranks = np.ceil(np.arange(1, bins) / bins * len(ordered)).astype(np.int64) - 1
+    edges = np.unique(ordered[np.maximum(ranks, 0)])
+    place = np.searchsorted(edges, scores, side="left")
+    rows = np.bincount(place, minlength=len(edges) + 1).astype(np.float64)
+    used = rows > 0
+    mean = np.bincount(place, weights=scores, minlength=len(rows))[used] / rows[used]
+    rate = np.bincount(place, weights=labels.astype(np.float64), minlength=len(rows))[used] / rows[used]
+    return mean, rate, rows[used]
+
+
+def calibration_error(labels: Booleans, scores: Floats) -> float:
+    """Mean |mean score − label rate| over the bins, weighted by rows."""
+    mean, rate, rows = calibration_bins(labels, scores)
+    return float(np.sum(np.abs(mean - rate) * rows) / np.sum(rows))
+
+
+@dataclass(frozen=True)
+class NaiveReference:
+    """What anybody could say without a model: the training label rate of the row's group.
+
+    Rates are smoothed towards the overall rate by `SMOOTHING_ROWS` rows; a group never seen gets the overall rate.
+
+    Attributes:
+        columns: the columns that make a group.
+        base_rate: overall training label rate.
+        rates: group (its values joined by ``SEPARATOR``) → rate.
+    """
+
+    columns: tuple[str, ...]
+    base_rate: float
+    rates: Mapping[str, float]
+
+    @classmethod
+    def learn(cls, rows: pa.Table, columns: tuple[str, ...], labels: Booleans) -> NaiveReference:
+        """Take the rates from training rows."""
+        base = float(labels.mean())
+        encoded = _group_names(rows, columns).dictionary_encode().combine_chunks()
+        place = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+        names = [str(name) for name in encoded.dictionary.to_pylist()]
+        seen = np.bincount(place, minlength=len(names)).astype(np.float64)
+        hits = np.bincount(place, weights=labels.astype(np.float64), minlength=len(names))
+        rates = (hits + SMOOTHING_ROWS * base) / (seen + SMOOTHING_ROWS)
+        return cls(
+            tuple(columns), base, dict(sorted((n, float(r)) for n, r in zip(names, rates, strict=True)))
+        )
+
+    def predict(self, rows: pa.Table) -> Floats:
+        """The reference's score of every row."""
+        encoded = _group_names(rows, self.columns).dictionary_encode().combine_chunks()
+        rates = np.array(
+            [self.rates.get(str(n), self.base_rate) for n in encoded.dictionary.to_pylist()], np.float64
+        )
+        return rates[np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"columns": list(self.columns), "base_rate": self.base_rate, "rates": dict(self.rates)}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> NaiveReference:
+        """Read what `to_dict` gave."""
+        rates = {str(k): float(v) for k, v in cast(Mapping[str, Any], body["rates"]).items()}
+        return cls(tuple(str(c) for c in body["columns"]), float(body["base_rate"]), rates)
+
+
+@dataclass(frozen=True)
+class GroupMetrics:
+    """Metrics of one group of one part, with the naive reference's on the same rows.
+
+    Attributes:
+        part: ``validate`` or ``test``, or what the caller calls its rows.
+        kind: ``all``, ``month`` or the slice column.
+        group: the month (``2013-11``) or the slice's value; ``all`` for the whole part.
+        model: the model's metrics.
+        naive: the naive reference's.
+    """
+
+    part: str
+    kind: str
+    group: str
+    model: Metrics
+    naive: Metrics
+
+
+def evaluate(
+    rows: pa.Table, scores: Floats, naive: NaiveReference, use_case: UseCase, *, part: str
+) -> list[GroupMetrics]:
+    """Metrics of the rows as a whole, by month and by slice; small slices are left out.
+
+    Args:
+        rows: labelled rows with day, label, naive group and slice columns.
+        scores: of those rows, in their order.
+        part: what to call them.
+
+    Returns:
+        The whole first, then months in order, then slices, each value with at least `criteria.min_slice_rows` rows.
+    """
+    labels = booleans(rows, use_case.label)
+    reference = naive.predict(rows)
+
+    def group(kind: str, name: str, chosen: Booleans) -> GroupMetrics:
+        truth = labels[chosen]
+        return GroupMetrics(
+            part, kind, name, metrics(truth, scores[chosen]), metrics(truth, reference[chosen])
+        )
+
+    found = [group("all", "all", np.ones(len(labels), dtype=np.bool_))]
+    months = pc.strftime(rows.column(use_case.partition_column), format="%Y-%m")
+    found += [group("month", name, chosen) for name, chosen in _groups(months)]
+    for column in use_case.slices:
+        for name, chosen in _groups(rows.column(column)):
+            if int(chosen.sum()) >= use_case.criteria.min_slice_rows:
+                found.append(group(column, name, chosen))
+    return found
+
+
+def evaluation_table(found: Sequence[GroupMetrics]) -> pa.Table:
+    """One row per group, columns of `EVALUATION_SCHEMA`; NaN becomes null."""
+    listed: list[dict[str, object]] = []
+    for item in found:
+        row: dict[str, object] = {"part": item.part, "kind": item.kind, "group": item.group}
+        row |= asdict(item.model)
+        row |= {"naive_auc": item.naive.auc, "naive_log_loss": item.naive.log_loss}
+        listed.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    return pa.Table.from_pylist(listed, schema=EVALUATION_SCHEMA)
+
+
+def flat_metrics(found: Sequence[GroupMetrics]) -> dict[str, float]:
+    """``test_auc``, ``test_month_2013_11_auc``, …: for a tracking server, which has no place for the slices."""
+    flat: dict[str, float] = {}
+    for item in found:
+        if item.kind not in ("all", "month"):
+            continue
+        prefix = item.part if item.kind == "all" else f"{item.part}_month_{item.group.replace('-', '_')}"
+        for name, value in asdict(item.model).items():
+            flat[f"{prefix}_{name}"] = float(value)
+        flat[f"{prefix}_naive_auc"] = item.naive.auc
+        flat[f"{prefix}_naive_log_loss"] = item.naive.log_loss
+    return {name: value for name, value in flat.items() if not math.isnan(value)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One criterion and whether the test part meets it."""
+
+    criterion: str
+    limit: float
+    value: float
+    met: bool
+
+
+def judge(found: Sequence[GroupMetrics], use_case: UseCase) -> list[Verdict]:
+    """The use case's criteria on the evaluated groups of the test part.
+
+    Raises:
+        EvaluationError: the test part was not evaluated.
+    """
+    whole = next((item for item in found if item.part == "test" and item.kind == "all"), None)
+    if whole is None:
+        raise EvaluationError("criteria are judged on the test part, and it was not evaluated")
+    limits = use_case.criteria
+    slices = [item for item in found if item.part == "test" and item.kind in use_case.slices]
+    gain = whole.naive.log_loss - whole.model.log_loss
+    auc_gain = whole.model.auc - whole.naive.auc
+    worst = max((abs(item.model.bias) for item in slices), default=0.0)
+    return [
+        Verdict("min_log_loss_gain", limits.min_log_loss_gain, gain, gain >= limits.min_log_loss_gain),
+        Verdict("min_auc_gain", limits.min_auc_gain, auc_gain, auc_gain >= limits.min_auc_gain),
+        Verdict("max_auc", limits.max_auc, whole.model.auc, whole.model.auc <= limits.max_auc),
+        Verdict("max_bias", limits.max_bias, abs(whole.model.bias), abs(whole.model.bias) <= limits.max_bias),
+        Verdict("max_slice_bias", limits.max_slice_bias, worst, worst <= limits.max_slice_bias),
+    ]
+
+
+def _group_names(rows: pa.Table, columns: Sequence[str]) -> Any:
+    texts = [pc.fill_null(rows.column(name).cast(pa.string()), "") for name in columns]
+    return pc.binary_join_element_wise(*texts, SEPARATOR)
+
+
+def _groups(values: Any) -> list[tuple[str, Booleans]]:
+    """Each value as text, in order, with the mask of its rows."""
+    encoded = pc.fill_null(values.cast(pa.string()), "(none)").dictionary_encode().combine_chunks()
+    place = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    names = [str(name) for name in encoded.dictionary.to_pylist()]
+    return [(names[code], place == code) for code in sorted(range(len(names)), key=lambda c: names[c])]

@@ -1,0 +1,92 @@
+"""What the bare tools are told: .env for Dagster, export lines for a shell, dagster.yaml for a home."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from contrail import environment
+from contrail.settings import Settings
+
+
+class Elsewhere(Settings):
+    """Settings whose repository lies in a test's own folder."""
+
+    @property
+    def repo_root(self) -> Path:
+        return self.home.parent
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Elsewhere(home=tmp_path / "a home")
+
+
+def test_every_path_is_absolute_and_under_the_home(settings):
+    values = environment.variables(settings)
+    for name in ("CONTRAIL_HOME", "DAGSTER_HOME", "MLFLOW_DEFAULT_ARTIFACT_ROOT"):
+        assert Path(values[name]).is_absolute()
+        assert Path(values[name]).is_relative_to(settings.home)
+    assert values["MLFLOW_TRACKING_URI"] == f"sqlite:///{settings.home}/mlflow.db"
+    assert values["TZ"] == "UTC"
+    assert values["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_dagster_reads_the_same_from_the_dotenv_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("CONTRAIL_HOME", raising=False)
+    path = tmp_path / ".env"
+    default = Settings()
+    path.write_text(environment.dotenv(default))
+    assert dict(dotenv_values(path)) == environment.variables(default)
+
+
+def test_a_home_in_the_environment_wins_over_the_dotenv_file(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTRAIL_HOME", "/elsewhere")
+    path = tmp_path / ".env"
+    path.write_text(environment.dotenv(settings))
+    values = dotenv_values(path)
+    assert values["CONTRAIL_HOME"] == "/elsewhere"
+    assert values["DAGSTER_HOME"] == "/elsewhere/dagster"
+    assert values["MLFLOW_TRACKING_URI"] == "sqlite:////elsewhere/mlflow.db"
+    assert values["DBT_PROFILES_DIR"] == environment.variables(settings)["DBT_PROFILES_DIR"]
+
+
+def test_the_dotenv_file_is_the_same_from_every_home(settings):
+    other = Elsewhere(home=settings.home.with_name("other"))
+    assert environment.dotenv(settings) == environment.dotenv(other)
+
+
+def test_a_shell_reads_the_same_from_the_exports(settings):
+    names = environment.variables(settings)
+    script = (
+        environment.shell_exports(settings) * 2
+        + f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    )
+    done = subprocess.run(
+        ["bash", "-euc", script], env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=True
+    )
+    seen: dict[str, str] = json.loads(done.stdout)
+    assert {name: seen[name] for name in names} == names
+    assert seen["PATH"].split(os.pathsep) == [str(Path(sys.prefix) / "bin"), "/usr/bin"]
+
+
+def test_dagster_yaml_is_quiet(settings):
+    content = yaml.safe_load(environment.dagster_yaml(settings))
+    assert content["telemetry"] == {"enabled": False}
+    assert content["nux"] == {"enabled": False}
+
+
+def test_write_writes_once_and_again_after_a_change(settings):
+    first = environment.write(settings)
+    assert first == [settings.repo_root / ".env", settings.dagster_home / "dagster.yaml"]
+    assert environment.write(settings) == []
+    first[1].write_text("telemetry: {enabled: true}\n")
+    assert environment.write(settings) == [first[1]]
+    assert first[1].read_text() == environment.dagster_yaml(settings)

@@ -1,0 +1,134 @@
+"""A use case refuses what contradicts itself; the project's own fits the clean columns it reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
+
+import duckdb
+import pytest
+
+from contrail import duck
+from contrail.use_case import Criteria, SplitShares, UseCaseError
+from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_HORIZON, USE_CASES
+from features.vectors import feature_order_sha256
+from tests.support.small_model import USE_CASE
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "Broken Jar"}, "snake_case"),
+        ({"features": ()}, "features must be named"),
+        ({"features": ("wall_mm", "wall_mm", "colour")}, "each once"),
+        ({"categorical": ("shape",)}, r"no features: \['shape'\]"),
+        ({"features": ("wall_mm", "colour", "is_broken")}, r"may not be features: \['is_broken'\]"),
+        ({"personal": ("colour",)}, r"may not be features: \['colour'\]"),
+        ({"decision_threshold": 1.0}, "threshold"),
+        ({"horizon": timedelta(0)}, "horizon"),
+        ({"min_training_days": 0}, "min_training_days"),
+    ],
+)
+def test_contradictions_are_refused(change, words):
+    with pytest.raises(UseCaseError, match=words):
+        replace(USE_CASE, **change)
+
+
+def test_shares_must_leave_a_test_part():
+    with pytest.raises(UseCaseError, match="no test part"):
+        SplitShares(train=Fraction(2, 3), validate=Fraction(1, 3))
+
+
+def test_identities_change_with_what_they_identify():
+    swapped = replace(USE_CASE, features=("batch_size", "wall_mm", "colour"))
+    assert swapped.feature_order_sha256 != USE_CASE.feature_order_sha256
+    assert replace(USE_CASE, seed=8).feature_order_sha256 == USE_CASE.feature_order_sha256
+    assert Criteria(max_bias=0.01).sha256 != Criteria().sha256
+
+
+# --- the project's own -------------------------------------------------------------------------------------
+
+DEPARTURES = """CREATE TABLE departures (
+    departure_id VARCHAR, service_date DATE, carrier VARCHAR, flight_number INTEGER, origin VARCHAR, dest VARCHAR,
+    tail_number VARCHAR, tail_known_at TIMESTAMPTZ, distance_miles INTEGER, scheduled_departure_at TIMESTAMPTZ,
+    scheduled_departure_minute_local INTEGER, scheduled_block_minutes INTEGER, is_disrupted BOOLEAN,
+    outcome_known_at TIMESTAMPTZ, created_at TIMESTAMPTZ, is_retracted BOOLEAN)"""
+SCHEDULED = datetime(2013, 3, 8, 20, 45, tzinfo=UTC)
+BORN = datetime(2013, 3, 7, 22, tzinfo=UTC)
+
+
+def spine(*versions: dict[str, object]) -> list[dict[str, object]]:
+    """What the spine makes of versions of one departure, each given as its difference from the plainest one."""
+    plain: dict[str, object] = {
+        "departure_id": "20130308-UA-1545-EWR",
+        "service_date": date(2013, 3, 8),
+        "carrier": "UA",
+        "flight_number": 1545,
+        "origin": "EWR",
+        "dest": "IAH",
+        "tail_number": "N14228",
+        "tail_known_at": SCHEDULED - LATE_FLIGHT_HORIZON,
+        "distance_miles": 1400,
+        "scheduled_departure_at": SCHEDULED,
+        "scheduled_departure_minute_local": 945,
+        "scheduled_block_minutes": 240,
+        "is_disrupted": None,
+        "outcome_known_at": None,
+        "created_at": BORN,
+        "is_retracted": False,
+    }
+    with duck.connect() as con:
+        con.execute(DEPARTURES)
+        for version in versions:
+            row = plain | version
+            con.execute(f"INSERT INTO departures VALUES ({', '.join('?' * len(row))})", list(row.values()))
+        return as_dicts(con.execute(LATE_FLIGHT_2H.spine_sql))
+
+
+def as_dicts(found: duckdb.DuckDBPyConnection) -> list[dict[str, object]]:
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def test_the_spine_has_every_column_that_the_use_case_names():
+    (row,) = spine({})
+    assert set(LATE_FLIGHT_2H.spine_columns) <= set(row)
+    assert row["decision_at"] == SCHEDULED - LATE_FLIGHT_2H.horizon
+    assert (row["scheduled_departure_hour_local"], row["departure_band"]) == (15, "13-17 h")
+    assert row["tail_number"] == "N14228"
+    assert (row["is_disrupted"], row["outcome_known_at"]) == (None, None)
+
+
+def test_the_outcome_is_the_first_that_became_known():
+    landed = SCHEDULED + timedelta(hours=5)
+    corrected = {"is_disrupted": True, "outcome_known_at": landed, "created_at": landed + timedelta(days=3)}
+    (row,) = spine({"is_disrupted": False, "outcome_known_at": landed}, corrected)
+    assert (row["is_disrupted"], row["outcome_known_at"]) == (False, landed)
+    (row,) = spine({}, corrected)
+    # The file that told it came three days later: before that nobody knew.
+    assert (row["is_disrupted"], row["outcome_known_at"]) == (True, landed + timedelta(days=3))
+
+
+def test_an_aircraft_named_after_the_decision_is_unknown_at_it():
+    late = {"tail_number": "N14228", "created_at": SCHEDULED}
+    (row,) = spine({"tail_number": None}, late)
+    assert row["tail_number"] is None
+    (row,) = spine({"tail_known_at": SCHEDULED})
+    assert row["tail_number"] is None
+
+
+def test_the_newest_version_decides_schedule_and_retraction():
+    later = SCHEDULED + timedelta(days=2)
+    (row,) = spine({}, {"dest": "ORD", "created_at": later})
+    assert row["dest"] == "ORD"
+    assert spine({}, {"is_retracted": True, "created_at": later}) == []
+
+
+def test_declared_use_cases_are_named_as_they_are_keyed():
+    assert {use_case.name: use_case for use_case in USE_CASES.values()} == USE_CASES
+    assert not set(LATE_FLIGHT_2H.personal) & set(LATE_FLIGHT_2H.features)
+
+
+def test_the_feature_order_has_one_fingerprint_in_the_whole_project():
+    assert LATE_FLIGHT_2H.feature_order_sha256 == feature_order_sha256()
