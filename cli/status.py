@@ -1,0 +1,158 @@
+"""`contrail status`: what is fresh, stale, late or blocked, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cli.output import failures, print_json, say, table
+from contrail.settings import Settings
+
+
+@dataclass(frozen=True)
+class Status:
+    """The installation now."""
+
+    now: datetime
+    complete_until: datetime | None
+    feeds: list[dict[str, Any]]
+    blocked: list[dict[str, str]]
+    corrections: list[dict[str, Any]]
+    tables: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    due: list[dict[str, str]]
+    notes: list[str]
+    next: list[str]
+
+
+def main(*, as_json: bool) -> None:
+    """Print the status."""
+    from contrail.clock import ClockError
+    from contrail.contracts import ContractError
+    from contrail.lake import LakeError
+    from contrail.landing import LandingError
+
+    with failures(ClockError, LakeError, LandingError, ContractError):
+        found = collect(Settings())
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def collect(settings: Settings) -> Status:
+    """Read the status off landing zone, lake and plan."""
+    from contrail import freshness, intake, registry
+    from contrail.clock import clock_for
+    from contrail.completeness import complete_until
+    from contrail.contracts import load_contracts
+    from contrail.lake import Lake
+    from feature_repo.use_cases import USE_CASES
+    from jobs.plan import plan
+
+    lake = Lake(settings.lake_root)
+    contracts = load_contracts(settings.repo_root / "contracts")
+    now = clock_for(settings).now()
+    due = plan(settings)
+    feeds = [
+        {
+            "feed": f"raw/{feed.table}",
+            "state": feed.state,
+            "newest delivery": feed.newest_delivered_at,
+            "age hours": None if feed.age is None else round(feed.age.total_seconds() / 3600, 1),
+            "allowed": None
+            if feed.allowed_age is None
+            else round(feed.allowed_age.total_seconds() / 3600, 1),
+            "files waiting": feed.waiting_files,
+        }
+        for feed in freshness.all_feeds(lake, settings.landing_root, contracts, now)
+    ]
+    blocked = [
+        {"partition": f"raw/{name}:{day}", "why": "; ".join(reasons)}
+        for name in contracts
+        for day, reasons in intake.blocked_partitions(lake, name).items()
+    ]
+    corrections = _corrections(settings, list(contracts))
+    models = [
+        {
+            "use case": name,
+            "version": v.version,
+            "role": v.role,
+            "sha256": v.sha256[:12],
+            "registered": v.registered_at,
+        }
+        for name in USE_CASES
+        for v in registry.versions(name, lake)
+    ]
+    tables = [
+        {
+            "table": name,
+            "version": (version := lake.version(name)),
+            "last run": _last_run(lake, name),
+            "commits": version,
+        }
+        for name in lake.tables()
+        if not name.startswith(("trail/", "quarantine/"))
+    ]
+    steps = [{"job": step.job, "days": step.days, "why": step.reason} for step in due.steps]
+    advice = [_advice(b["partition"], b["why"]) for b in blocked]
+    if steps:
+        advice.append("contrail run    (brings everything that is due up to date)")
+    if not feeds or all(feed["state"] == "never landed" for feed in feeds):
+        advice.insert(0, "contrail land   (nothing has landed yet)")
+    return Status(
+        now, complete_until(lake, contracts).until, feeds, blocked, corrections, tables, models, steps,
+        list(due.notes), advice,
+    )  # fmt: skip
+
+
+def _corrections(settings: Settings, tables: list[str]) -> list[dict[str, Any]]:
+    """Superseding files: kept in raw and clean as further versions; features still show what was known first."""
+    from contrail import landing
+
+    return [
+        {
+            "file": f"raw/{name}:{d.partition}",
+            "delivered": d.delivered_at,
+            "supersedes": str(d.supersedes)[:12],
+        }
+        for name in tables
+        for d in landing.deliveries(settings.landing_root, name)
+        if d.supersedes is not None
+    ]
+
+
+def _last_run(lake: Any, name: str) -> str:
+    records = [record for record in lake.commits(name) if record.run_id]
+    return records[-1].run_id[:8] if records else ""
+
+
+def _advice(partition: str, why: str) -> str:
+    return f"replace the file of {partition} in the landing zone, with its manifest, then: contrail run    ({why})"
+
+
+def _print(found: Status) -> None:
+    until = f"{found.complete_until:%Y-%m-%d %H:%M}Z" if found.complete_until else "not yet"
+    say(f"now {found.now:%Y-%m-%d %H:%M}Z · feeds complete until {until}")
+    say("\nfeeds")
+    say(table(found.feeds, ["feed", "state", "newest delivery", "age hours", "allowed", "files waiting"]))
+    if found.blocked:
+        say("\nblocked partitions (their rows lie in quarantine)")
+        say(table(found.blocked, ["partition", "why"]))
+    if found.corrections:
+        say("\ncorrections (kept in raw and clean as further versions; features keep what was known first)")
+        say(table(found.corrections, ["file", "delivered", "supersedes"]))
+    say("\ntables")
+    say(table(found.tables, ["table", "version", "last run"]))
+    if found.models:
+        say("\nmodels")
+        say(table(found.models, ["use case", "version", "role", "sha256", "registered"]))
+    say("\ndue")
+    say(table(found.due, ["job", "days", "why"]) if found.due else "  nothing: everything is up to date")
+    for note in found.notes:
+        say(f"  note: {note}")
+    if found.next:
+        say("\nnext")
+        for line in found.next:
+            say(f"  {line}")

@@ -1,0 +1,60 @@
+"""The code location: one door, for `dagster dev`, the command line and the tests alike.
+
+Loading reads settings, `contracts/*.yaml`, the dbt manifest and the landing range file; no store, no network, and none
+of the heavy libraries, which are imported where the work happens.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import dagster as dg
+
+from assets import clean, feature, feature_store, model, monitor, raw, score
+from contrail.clock import pin_utc
+from contrail.settings import Settings
+from jobs import pipelines, schedules, sensors
+from resources.feature_store import FeatureStoreResource
+from resources.lake import LakeResource
+from resources.tracking import TrackingResource
+
+# In the row's order. Module = group = key prefix = folder in the lake.
+STAGES: dict[str, ModuleType] = {
+    "raw": raw,
+    "clean": clean,
+    "feature": feature,
+    "feature_store": feature_store,
+    "model": model,
+    "score": score,
+    "monitor": monitor,
+}
+
+
+def build_defs(settings: Settings | None = None, **resource_overrides: object) -> dg.Definitions:
+    """Everything Dagster sees, for these settings (the environment's unless given).
+
+    Args:
+        settings: where the lake is, which clock counts.
+        resource_overrides: resources by key, in place of the ordinary ones.
+    """
+    settings = settings or Settings()
+    pin_utc()
+    resources: dict[str, object] = {
+        "lake": LakeResource(settings),
+        "feature_store": FeatureStoreResource(home=str(settings.home)),
+        "tracking": TrackingResource(
+            tracking_uri=settings.mlflow_tracking_uri, artifact_root=settings.mlflow_artifact_root.as_uri()
+        ),
+    }
+    jobs = pipelines.build(settings)
+    return dg.Definitions(
+        assets=[asset for stage in STAGES.values() for asset in stage.build(settings)],
+        jobs=jobs,
+        schedules=schedules.build(settings),
+        sensors=sensors.build(settings, jobs),
+        resources=resources | resource_overrides,
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,304 @@
+"""Feast, as assets are handed it: apply, historical retrieval, materialisation, one online look-up.
+
+Feast takes seconds of CPU to import, so it is imported where the work happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing, redirect_stdout
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from contrail.asof_join import point_in_time_join
+from contrail.asof_sources import join_view
+from contrail.clock import pin_utc
+from contrail.online import Materialized, OnlineRow, materialize_view, online_view, read_online, store_path
+from contrail.settings import REPO_ROOT, Settings
+from features.request_time import (
+    CATEGORICAL,
+    LEG_COLUMNS,
+    REQUEST_COLUMNS,
+    request_time_features,
+    request_time_row,
+)
+from features.vectors import fill_priors, fill_priors_row
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore, FeatureView
+
+FEATURE_REPO = REPO_ROOT / "feature_repo"
+DECISION_COLUMN = "decision_at"
+
+_ROW_ID = "__row_id"
+_TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `feast apply` did.
+
+    Attributes:
+        counts: kind of object -> how many are registered now.
+        changes: what was created, updated or deleted, in Feast's words; empty when nothing was.
+        registry_sha256: identity of what is registered, without times.
+    """
+
+    counts: Mapping[str, int]
+    changes: tuple[str, ...]
+    registry_sha256: str
+
+
+@dataclass(frozen=True)
+class OnlineVector:
+    """One entity's vector.
+
+    Attributes:
+        features: feature -> value, in the service's order.
+        views: feature view -> its stored row, with status and known-at time.
+    """
+
+    features: Mapping[str, Any]
+    views: Mapping[str, OnlineRow]
+
+
+class FeatureStoreResource(dg.ConfigurableResource[Any]):
+    """The feature store of one home."""
+
+    home: str
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=Path(self.home))
+
+    def store(self) -> FeatureStore:
+        """Feast's own object, for whatever is not here."""
+        from feast import FeatureStore
+
+        from contrail.asof import AsofOfflineStoreConfig
+
+        pin_utc()
+        settings = self.settings
+        store = FeatureStore(repo_path=str(FEATURE_REPO), fs_yaml_file=feature_store_yaml(settings))
+        if isinstance(offline := store.config.offline_store, AsofOfflineStoreConfig):
+            offline.threads, offline.memory_limit = settings.threads, settings.memory_limit
+        return store
+
+    def apply(self) -> Applied:
+        """Register what `feature_repo.feature_views` declares, and delete what it no longer does: `feast apply`."""
+        from feast.feature_view import DUMMY_ENTITY
+        from feast.project import Project
+        from feast.repo_contents import RepoContents
+        from feast.repo_operations import apply_total_with_repo_instance
+
+        from feature_repo.feature_views import declare
+
+        store = self.store()
+        declared = declare(self.settings.lake_root)
+        registered = {view.name: view for view in store.list_feature_views()}
+        for view in declared.views:
+            # To Feast a view that was materialised since differs from its declaration, which has no intervals.
+            if view.name in registered:
+                view.materialization_intervals = registered[view.name].materialization_intervals
+        contents = RepoContents(
+            projects=[Project(name=store.project)],
+            entities=[*declared.entities, DUMMY_ENTITY],
+            data_sources=list(declared.sources),
+            feature_views=list(declared.views),
+            on_demand_feature_views=list(declared.on_demand),
+            feature_services=list(declared.services),
+            stream_feature_views=[],
+            label_views=[],
+            permissions=[],
+        )
+        said = io.StringIO()
+        with redirect_stdout(said):  # Feast's command line prints its plan; here it is part of the answer
+            apply_total_with_repo_instance(
+                store, store.project, store.registry, contents, skip_source_validation=True
+            )
+        lines = (line.strip() for line in _TERMINAL_COLOUR.sub("", said.getvalue()).splitlines())
+        return Applied(
+            counts={
+                "entities": len(declared.entities),
+                "feature_views": len(declared.views),
+                "on_demand_feature_views": len(declared.on_demand),
+                "feature_services": len(declared.services),
+            },
+            changes=tuple(line for line in lines if line and not line.startswith("No changes")),
+            registry_sha256=registry_sha256(store),
+        )
+
+    def historical(self, rows: pa.Table, service: str) -> tuple[pa.Table, dict[str, int]]:
+        """Each row's vector as it was known at the row's decision time.
+
+        The stored features come through the same join as Feast's `get_historical_features`; the request-time features
+        are computed on columns, which Feast's on-demand views do row by row with the same result.
+
+        Args:
+            rows: one row per decision: ``decision_at``, the join keys and the request columns; more columns may be
+                there and stay.
+            service: name of the feature service.
+
+        Returns:
+            The rows in their order: their own columns, then the service's features in its order (a column that is
+            itself a feature stands there once). And lake table -> version, of every table that was read.
+
+        Raises:
+            ValueError: a column is missing, or named like a computed feature.
+        """
+        from contrail.asof import session
+
+        store = self.store()
+        feature_service = store.get_feature_service(service)
+        pins: dict[str, int] = {}
+        views = [
+            join_view(store.config, view, names, pins)
+            for view, names in _stored_features(store, feature_service)
+        ]
+        keys = {key for view in views for key in view.keys}
+        if missing := sorted({DECISION_COLUMN, *keys, *REQUEST_COLUMNS} - set(rows.column_names)):
+            raise ValueError(
+                f"the rows for {service} lack the columns {missing}; they have {rows.column_names}"
+            )
+        names = _names(feature_service)
+        if clash := sorted((set(names) - set(CATEGORICAL)) & set(rows.column_names)):
+            raise ValueError(f"the rows for {service} already have columns named like its features: {clash}")
+        spine = rows.select([DECISION_COLUMN, *sorted(keys)]).append_column(
+            _ROW_ID, pa.array(np.arange(rows.num_rows))
+        )
+        with closing(session(store.config)) as con:
+            con.register("entity_rows", spine)
+            joined = point_in_time_join(
+                con, spine="entity_rows", decision_column=DECISION_COLUMN, row_id_column=_ROW_ID, views=views
+            ).to_arrow_table()
+        stored = {name: joined[name] for view in views for _, name in view.features}
+        computed = request_time_features(
+            {name: rows[name] for name in REQUEST_COLUMNS} | {name: stored[name] for name in LEG_COLUMNS}
+        )
+        values = fill_priors(stored) | computed
+        own = {name: rows[name] for name in rows.column_names if name not in names}
+        return (
+            pa.table(own | {name: values[name] for name in names}),
+            {self._table(path): version for path, version in pins.items()},
+        )
+
+    def materialize(self, now: datetime, *, start: datetime | None = None) -> tuple[Materialized, ...]:
+        """Bring the online copy of every view to `now`; `source` of each report is the lake table.
+
+        Args:
+            now: the clock's now: nothing known or created later is copied.
+            start: the first known-at time; by default what is within each view's max age.
+        """
+        from contrail.asof import session
+
+        store = self.store()
+        views = sorted(view.name for view in store.list_feature_views())
+        with closing(session(store.config)) as con:
+            done = [materialize_view(store, view, now=now, start=start, con=con) for view in views]
+        return tuple(replace(one, source=self._table(one.source)) for one in done)
+
+    def online(self, service: str, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[OnlineVector]:
+        """The online vectors of some entities.
+
+        Args:
+            rows: per entity the join keys and request columns; ``decision_at`` is `now` unless given.
+            now: the instant at which the stored rows' ages are judged.
+
+        Raises:
+            OnlineError: nothing was materialised yet.
+            RequestError: a request column is missing.
+        """
+        store = self.store()
+        feature_service = store.get_feature_service(service)
+        views = [
+            online_view(store.config, view, names) for view, names in _stored_features(store, feature_service)
+        ]
+        requests = [{DECISION_COLUMN: now, **row} for row in rows]
+        vectors: list[OnlineVector] = []
+        answers = read_online(store_path(store.config), views, requests, now=now)
+        for request, answer in zip(requests, answers, strict=True):
+            stored = {name: value for row in answer.values() for name, value in row.values.items()}
+            leg = {name: stored[name] for name in LEG_COLUMNS}
+            values = fill_priors_row(stored) | request_time_row({**request, **leg})
+            vectors.append(OnlineVector({name: values[name] for name in _names(feature_service)}, answer))
+        return vectors
+
+    def _table(self, path: str) -> str:
+        return Path(path).relative_to(self.settings.lake_root.resolve()).as_posix()
+
+
+def _names(service: FeatureService) -> list[str]:
+    return [
+        feature.name for projection in service.feature_view_projections for feature in projection.features
+    ]
+
+
+def _stored_features(store: FeatureStore, service: FeatureService) -> list[tuple[FeatureView, list[str]]]:
+    """The feature views that a service reads, with the features it needs of each; also for its on-demand views."""
+    views = {view.name: view for view in store.list_feature_views()}
+    wanted: dict[str, dict[str, None]] = {}
+    for projection in service.feature_view_projections:
+        if projection.name in views:
+            sources = [projection]
+        else:
+            on_demand = store.get_on_demand_feature_view(projection.name)
+            sources = list(on_demand.source_feature_view_projections.values())
+        for source in sources:
+            wanted.setdefault(source.name, {}).update(
+                dict.fromkeys(feature.name for feature in source.features)
+            )
+    return [(views[name], list(features)) for name, features in wanted.items()]
+
+
+def registry_sha256(store: FeatureStore) -> str:
+    """The identity of what is registered: every object as declared, without times and materialised intervals."""
+    from google.protobuf.json_format import MessageToDict
+
+    registry = store.registry.proto()
+    kinds = ("entities", "data_sources", "feature_views", "on_demand_feature_views", "feature_services")
+    objects = [
+        json.dumps([kind, _without_times(MessageToDict(message))], sort_keys=True)
+        for kind in kinds
+        for message in getattr(registry, kind)
+    ]
+    return hashlib.sha256("\n".join(sorted(objects)).encode()).hexdigest()
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_times(item) for key, item in value.items() if key != "meta"}
+    return [_without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def feature_store_yaml(settings: Settings) -> Path:
+    """The `feature_store.yaml` of a home; that of any other home than the default one is written there.
+
+    ``feast -c feature_repo -f <it> …`` works on the same store as `FeatureStoreResource`.
+    """
+    literal = FEATURE_REPO / "feature_store.yaml"
+    if settings.home == REPO_ROOT / ".contrail":
+        return literal
+    config = yaml.safe_load(literal.read_text())
+    config["registry"]["path"] = str(settings.registry_path)
+    config["online_store"]["path"] = str(settings.online_store_path)
+    config["offline_store"]["temp_directory"] = str(settings.temp_root)
+    text = "# Written by contrail for this home; feature_repo/feature_store.yaml is the original.\n"
+    text += yaml.safe_dump(config, sort_keys=False)
+    path = settings.home / "feature_store.yaml"
+    if not path.exists() or path.read_text() != text:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(path)
+    return path
