@@ -9,7 +9,9 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
+
+# The models are assets of the graph: loading it needs their decorator.
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets  # noqa: TID253
 
 from contrail import landing
 from contrail.settings import Settings
@@ -118,7 +120,7 @@ def _build_models(
     *,
     is_daily: bool,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    from contrail.dbt_runner import BuildContext, run_dbt
+    from contrail.dbt_runner import BuildContext, run_dbt, selection
 
     landed = landing.partition_range(settings.landing_root)
     if landed is None:
@@ -135,11 +137,10 @@ def _build_models(
         settings=settings,
     )
     selected = sorted(key.path[-1] for key in context.selected_asset_keys)
-    arguments = _arguments(selected, stored)
-    if not is_daily:
-        # Tests that also read a daily model belong to that one's build: it may not exist yet.
-        arguments += ["--indirect-selection", "cautious"]
-    done = run_dbt(settings.repo_root / "dbt_project", arguments, build)
+    beside = [name for model in selected if (name := f"quarantine_{model}") in stored]
+    # A test that also reads a daily model belongs to that one's build: at the reference models' it may not exist yet.
+    chosen = selection([*selected, *beside], only_their_tests=not is_daily)
+    done = run_dbt(settings.repo_root / "dbt_project", ["build", *chosen], build)
     for model in done.models:
         key = dg.AssetKey(model.table.split("/"))
         if key in context.selected_asset_keys:
@@ -165,13 +166,6 @@ def _build_models(
                     description=test.message or None,
                     metadata={"failures": test.failures, "status": test.status},
                 )
-
-
-def _arguments(models: list[str], stored: list[str]) -> list[str]:
-    """dbt's arguments: the models with what they need in memory, their quarantine beside them, no other table."""
-    wanted = [*models, *(name for model in models if (name := f"quarantine_{model}") in stored)]
-    others = sorted(set(stored) - set(wanted))
-    return ["build", "--select", *(f"+{name}" for name in wanted), "--exclude", *others]
 
 
 def _is_daily(node: Mapping[str, Any]) -> bool:

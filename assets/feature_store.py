@@ -38,8 +38,8 @@ def build(settings: Settings) -> list[dg.AssetsDefinition]:
         owners=[OWNER],
         kinds={"feast"},
         deps=tables,
-        description="`feast apply`: entities, views over the feature tables, request-time view and services, as declared "
-        "in feature_repo/.",
+        description="`feast apply`: entities, views over the feature tables, request-time view and services, as "
+        "declared in feature_repo/.",
         pool="feature_registry",
     )
     def registry(

@@ -64,7 +64,8 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
         with lake.connect() as con:
             inputs = incremental.pin(lake.lake, con, SPINE)
             spine = con.sql(
-                f"SELECT * FROM ({use_case.spine_sql}) WHERE {use_case.outcome_known_column} < TIMESTAMPTZ '{now.isoformat()}'"
+                f"SELECT * FROM ({use_case.spine_sql})"
+                f" WHERE {use_case.outcome_known_column} < TIMESTAMPTZ '{now.isoformat()}'"
                 f" ORDER BY {use_case.decision_column}, {use_case.entity_key}"
             ).to_arrow_table()
         if spine.num_rows == 0:
@@ -109,8 +110,8 @@ def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
                 group_name=STAGE,
                 owners=[OWNER],
                 kinds={"delta", "python"},
-                description="Metrics of the candidate on validation and test days, by month and slice, beside the naive "
-                "reference on the same rows.",
+                description="Metrics of the candidate on validation and test days, by month and slice, beside the "
+                "naive reference on the same rows.",
                 metadata=schema_metadata((f.name, *describe(f.name)) for f in evaluation.EVALUATION_SCHEMA),
             ),
         ],
@@ -153,7 +154,7 @@ def _train(
         use_case,
         split,
         training_set=reference,
-        training_set_hash=lake.lake.content_hash(name, version),
+        training_set_hash=lake.lake.snapshot_sha256(name, version),
         parameters=parameters,
         tags={"dagster.run_id": context.run.run_id} | _data_tags(lake.lake, name, version),
     )

@@ -51,8 +51,8 @@ def _report(use_case: UseCase) -> dg.AssetsDefinition:
                 group_name=STAGE,
                 owners=[OWNER],
                 kinds={"duckdb", "delta"},
-                description="One row per 14-day window and per month of matured labels: AUC, log-loss against the naive "
-                "reference on the same rows, calibration, drift and missing rates in short.",
+                description="One row per 14-day window and per month of matured labels: AUC, log-loss against the "
+                "naive reference on the same rows, calibration, drift and missing rates in short.",
                 metadata=_columns(monitoring.WINDOWS_SCHEMA),
             ),
             dg.AssetSpec(
@@ -69,7 +69,7 @@ def _report(use_case: UseCase) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 CHECK,
                 asset=performance,
-                description="Warns when the two newest complete 14-day windows are both off in mean score − label rate.",
+                description="Warns when the two newest complete 14-day windows are both off in mean score − rate.",
             )
         ],
         pool="lake",

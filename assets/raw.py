@@ -102,7 +102,12 @@ def _take_in(
             allow_retries=False,
         )
     trailing = (
-        intake.trailing_rows(landing.deliveries(root, contract.table), partitions[0], contract.volume.days)
+        intake.trailing_rows(
+            landing.deliveries(root, contract.table),
+            partitions[0],
+            contract.volume.days,
+            leave_out=intake.blocked_partitions(lake.lake, contract.table),
+        )
         if contract.volume
         else {}
     )

@@ -13,7 +13,7 @@ from cli.output import Failure, report_failure
 
 app = typer.Typer(
     name="contrail",
-    help="Contrail: raw files to checked tables, features, a model and predictions, each with a trail back to the bytes.",
+    help="Contrail: raw files to checked tables, features, a model and predictions, with a trail back to the bytes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -43,13 +43,14 @@ def main(*, as_json: bool) -> int:
 def examine(settings: Settings) -> list[Finding]:
     """All checks, each caught by itself: one that cannot even run is a finding too."""
     checks: list[Callable[[Settings], Finding]] = [
-        _python, _duckdb, _openmp, _home, _free_space, _put_if_absent, _tool_files, _manifest, _contracts, _landed, _stores,
+        _python, _duckdb, _openmp, _home, _free_space, _put_if_absent, _tool_files, _manifest, _contracts, _landed,
+        _stores,
     ]  # fmt: skip
     found: list[Finding] = []
     for check in checks:
         try:
             found.append(check(settings))
-        except Exception as error:  # noqa: BLE001: the doctor reports whatever goes wrong, with its type and words
+        except Exception as error:  # the doctor reports whatever goes wrong, with its type and words
             name = check.__name__.strip("_").replace("_", " ")
             found.append(Finding(name, False, f"{type(error).__name__}: {error}", "see the message"))
     return found

@@ -24,8 +24,16 @@ def main(*, source: Path | None, first: date | None, last: date | None, as_json:
     if as_json:
         print_json(report)
         return
-    say(table([{"table": t.table, "written": t.written, "already there": t.already_there, "rows": t.rows} for t in report.tables],
-              ["table", "written", "already there", "rows"]))  # fmt: skip
+    columns = ["table", "written", "already there", "rows"]
+    say(
+        table(
+            [
+                dict(zip(columns, (t.table, t.written, t.already_there, t.rows), strict=True))
+                for t in report.tables
+            ],
+            columns,
+        )
+    )
 
 
 def land_quietly(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -41,8 +42,8 @@ def report_failure(failure: Failure) -> int:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document; dataclasses, dates and sets are understood."""
-    sys.stdout.write(json.dumps(value, default=_plain, indent=2) + "\n")
+    """Print one JSON document; dataclasses, times, sets and paths are understood, and a number that is none is null."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def say(text: str = "") -> None:
@@ -73,7 +74,7 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+        return _decimal(value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, datetime):
@@ -81,11 +82,24 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def _decimal(value: float) -> str:
+    """At most four decimals, at least one, and no zeros that say nothing: 7.8, 0.7712, 1,234.5."""
+    if not math.isfinite(value):
+        return str(value)
+    whole, _, decimals = f"{value:,.{4 if abs(value) < 10 else 1}f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0') or '0'}"
+
+
 def _plain(value: object) -> Any:
+    """The value as JSON knows it."""
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
     if isinstance(value, datetime | date):
         return value.isoformat()
-    if isinstance(value, set | frozenset | tuple):
-        return list(value)
-    return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -1,17 +1,21 @@
-"""`contrail run`: the main job. Lands what is missing, then runs what is due until nothing is."""
+"""`contrail run`: the main job. Lands what is missing, then runs what is due until nothing is.
+
+Ends with 0 when everything is up to date, with 3 when it is but for blocked partitions, with 1 when a run failed.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.output import EXIT_BLOCKED, Failure, failures, print_json, say, table
+from cli.output import EXIT_BLOCKED, EXIT_FAILED, Failure, failures, print_json, say, table
 from contrail import environment
 from contrail.clock import pin_utc
 from contrail.settings import Settings, export
@@ -19,7 +23,9 @@ from contrail.settings import Settings, export
 if TYPE_CHECKING:
     import dagster as dg
 
-    from jobs.plan import Step
+    from jobs.steps import Step
+
+CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,13 @@ class Made:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One finished run."""
+    """One finished run.
+
+    Attributes:
+        error: what the first step that failed said.
+        only_blocked: the run failed, but only because a raw table's contract let no partition of it through: that has
+            been dealt with, and the other days go on.
+    """
 
     job: str
     days: str
@@ -46,6 +58,7 @@ class StepReport:
     checks_passed: int = 0
     checks_failed: list[str] = field(default_factory=list[str])
     error: str = ""
+    only_blocked: bool = False
 
 
 def main(*, source: Path | None, first: date | None, last: date | None, as_json: bool) -> int:
@@ -65,6 +78,8 @@ def main(*, source: Path | None, first: date | None, last: date | None, as_json:
         print_json(outcome)
     else:
         say(render(outcome, table))
+    if any(not report.succeeded and not report.only_blocked for report in reports):
+        return EXIT_FAILED
     return EXIT_BLOCKED if outcome.blocked else 0
 
 
@@ -74,21 +89,33 @@ def prepare(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*is currently in (preview|beta).*")
     environment.write(settings)
     export(environment.variables(settings))
+    # One planned event for a range in place of one per partition: a third of what a year costs in the event log. The
+    # price, that partitions of a failed run are not shown red, is paid only here, where the plan asks for them again.
+    export({"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1"})
     pin_utc()
 
 
 def run_steps(settings: Settings, *, show: bool) -> Iterator[StepReport]:
-    """Run what is due, stage by stage, until nothing is.
+    """Run what is due, stage by stage, until nothing is or a run fails.
 
     Raises:
         Failure: a run left the very step due that it was to do.
     """
     import dagster as dg
 
+    from jobs.abandoned import close_abandoned, process_tags
     from jobs.plan import plan
 
     done: set[tuple[str, str, tuple[str, ...]]] = set()
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+    with (
+        dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
+        process_tags(settings) as own,
+    ):
+        for gone in close_abandoned(settings, instance):
+            if show:
+                say(
+                    f"run {gone.run_id[:8]} of {gone.job_name} was cut off with its process; going on from there"
+                )
         while steps := plan(settings).steps:
             for step in steps:
                 identity = (step.job, step.days, step.assets)
@@ -98,45 +125,88 @@ def run_steps(settings: Settings, *, show: bool) -> Iterator[StepReport]:
                     )
                 if show:
                     say(f"▸ {step.job:<9} {step.days:<24} {step.reason}")
-                report = run_step(settings, instance, step)
+                report = run_step(settings, instance, step, show=show, own_tags=own)
                 if show:
                     say(_line(report))
                 yield report
+                if not report.succeeded and not report.only_blocked:
+                    return
                 done.add(identity)
 
 
-def run_step(settings: Settings, instance: dg.DagsterInstance, step: Step) -> StepReport:
-    """One run in this process, recorded in the instance like any other."""
+def run_step(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    step: Step,
+    *,
+    show: bool = False,
+    own_tags: Mapping[str, str] | None = None,
+) -> StepReport:
+    """One run in this process, recorded in the instance like any other.
+
+    Args:
+        own_tags: `jobs.abandoned.process_tags` of this process: whose run it is, in case the process is killed.
+    """
     import dagster as dg
+    from dagster._core.utils import make_new_run_id  # known beforehand, its events can be listened to
 
     from definitions import build_defs
 
-    tags: dict[str, str] = {"contrail/reason": step.reason[:200]}
-    if step.first is not None and step.last is not None:
-        tags |= {
-            "dagster/asset_partition_range_start": step.first,
-            "dagster/asset_partition_range_end": step.last,
-        }
+    run_id = make_new_run_id()
     wall, cpu = time.perf_counter(), _cpu_seconds()
     job = build_defs(settings).resolve_job_def(step.job)
-    result = job.execute_in_process(
-        instance=instance,
-        tags=tags,
-        raise_on_error=False,
-        # The event log keeps everything; here a line per run is enough, and its error is printed once, in words.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        asset_selection=[dg.AssetKey(name.split("/")) for name in step.assets] or None,
-    )
-    made, passed, bad, error = _read_events(result)
+    with _progress(show=show) as note:
+        instance.add_event_listener(run_id, note)
+        result = job.execute_in_process(
+            run_id=run_id,
+            instance=instance,
+            tags=step.tags | dict(own_tags or {}),
+            raise_on_error=False,
+            # The event log keeps everything; here a line per asset is enough, and an error is printed once, in words.
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            asset_selection=[dg.AssetKey(name.split("/")) for name in step.assets] or None,
+        )
+    made, passed, bad, error, only_blocked = _read_events(result)
     return StepReport(
         step.job, step.days, step.reason, result.run_id, result.success,
-        time.perf_counter() - wall, _cpu_seconds() - cpu, made, passed, bad, error,
+        time.perf_counter() - wall, _cpu_seconds() - cpu, made, passed, bad, error, only_blocked,
     )  # fmt: skip
 
 
-def _read_events(result: dg.ExecuteInProcessResult) -> tuple[list[Made], int, list[str], str]:
+@contextmanager
+def _progress(*, show: bool) -> Generator[Callable[[Any], None]]:
+    """A listener to a run's events: a line per finished step, and, on a terminal, what is under way."""
+    from rich.console import Console
+
+    console = Console()
+    if not show:
+        yield lambda entry: None
+        return
+    with console.status("starting") as status:
+
+        def note(entry: Any) -> None:
+            event = entry.dagster_event
+            if event is None:
+                status.update(entry.user_message)  # what an asset says of itself
+            elif event.event_type_value == "STEP_START":
+                status.update(_asset_of(event.step_key))
+            elif event.event_type_value == "STEP_SUCCESS":
+                seconds = event.step_success_data.duration_ms / 1000
+                console.print(
+                    f"    {_asset_of(event.step_key):<40} {seconds:6.1f} s", highlight=False, markup=False
+                )
+
+        yield note
+
+
+def _asset_of(step_key: str) -> str:
+    return step_key.replace("__", "/")
+
+
+def _read_events(result: dg.ExecuteInProcessResult) -> tuple[list[Made], int, list[str], str, bool]:
     made: dict[str, Made] = {}
     passed, bad, error = 0, list[str](), ""
+    only_blocked = not result.success
     for event in result.all_events:
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
@@ -149,16 +219,20 @@ def _read_events(result: dg.ExecuteInProcessResult) -> tuple[list[Made], int, li
             passed += evaluation.passed
             if not evaluation.passed:
                 where = "/".join(evaluation.asset_key.path)
+                if evaluation.severity.value == "ERROR" and not where.startswith("raw/"):
+                    only_blocked = False
                 bad.append(
                     f"{where} {evaluation.partition or ''} {evaluation.check_name}: {evaluation.description or ''}"
                 )
-        elif event.is_step_failure and not error:
+        elif event.is_step_failure:
             failure = event.step_failure_data
             cause = failure.error
             while cause is not None and cause.cause is not None:
                 cause = cause.cause
-            error = f"{event.step_key}: {cause.message.strip() if cause else failure.error_display_string}"
-    return list(made.values()), passed, bad, error
+            only_blocked = only_blocked and cause is not None and cause.cls_name == CHECK_FAILED
+            told = f"{_asset_of(event.step_key)}: {cause.message.strip() if cause else failure.error_display_string}"
+            error = error or told
+    return list(made.values()), passed, bad, error, only_blocked
 
 
 def _line(report: StepReport) -> str:

@@ -86,12 +86,7 @@ def collect(settings: Settings) -> Status:
         for v in registry.versions(name, lake)
     ]
     tables = [
-        {
-            "table": name,
-            "version": (version := lake.version(name)),
-            "last run": _last_run(lake, name),
-            "commits": version,
-        }
+        {"table": name, "version": lake.version(name), "last run": _last_run(lake, name)}
         for name in lake.tables()
         if not name.startswith(("trail/", "quarantine/"))
     ]

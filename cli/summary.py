@@ -28,6 +28,7 @@ class Outcome:
     blocked: dict[str, dict[str, list[str]]]
     model: dict[str, Any]
     riskiest: list[dict[str, Any]]
+    notes: list[str]
     places: dict[str, str]
 
     @property
@@ -39,6 +40,7 @@ def collect(settings: Settings, landed: LandReport, reports: Sequence[StepReport
     """Gather the facts from the reports and the lake."""
     from contrail.intake import blocked_partitions
     from contrail.lake import Lake
+    from jobs.plan import plan
 
     lake = Lake(settings.lake_root)
     contracts = [name.removeprefix("raw/") for name in lake.tables() if name.startswith("raw/")]
@@ -47,8 +49,8 @@ def collect(settings: Settings, landed: LandReport, reports: Sequence[StepReport
         seconds=seconds,
         landed_files=landed.files_written,
         runs=[
-            {"job": r.job, "days": r.days, "run": r.run_id[:8], "wall s": round(r.wall_seconds, 1), "CPU s": round(r.cpu_seconds, 1),
-             "assets": len(r.made), "ok": r.succeeded}
+            {"job": r.job, "days": r.days, "run": r.run_id[:8], "wall s": round(r.wall_seconds, 1),
+             "CPU s": round(r.cpu_seconds, 1), "assets": len(r.made), "ok": r.succeeded, "error": r.error}
             for r in reports
         ],
         stages=_stages(lake, reports),
@@ -57,6 +59,7 @@ def collect(settings: Settings, landed: LandReport, reports: Sequence[StepReport
         blocked=blocked,
         model=_model(settings, lake),
         riskiest=_riskiest(lake),
+        notes=list(plan(settings).notes),
         places=_places(settings),
     )  # fmt: skip
 
@@ -65,7 +68,7 @@ def render(outcome: Outcome, table: Callable[[Sequence[Mapping[str, object]], Se
     """The outcome as text."""
     parts: list[str] = []
     if not outcome.did_something:
-        parts.append(f"\nNothing to do: every landed file was taken in and everything was built from it ({outcome.seconds:.1f} s).")
+        parts.append("\nNothing to do: every landed file was taken in and everything was built from it.")
     else:
         parts += ["\nRuns", table(outcome.runs, ["job", "days", "run", "wall s", "CPU s", "assets", "ok"])]
         parts += ["\nTables", table(outcome.stages, ["stage", "table", "rows", "version", "built now"])]
@@ -73,6 +76,7 @@ def render(outcome: Outcome, table: Callable[[Sequence[Mapping[str, object]], Se
         parts += [f"  ! {text}" for text in outcome.checks_failed[:10]]
     for name, days in outcome.blocked.items():
         parts += [f"\nBLOCKED raw/{name}:{day}: {'; '.join(reasons)}" for day, reasons in days.items()]
+    parts += [f"\nNote: {note}" for note in outcome.notes]
     if outcome.model:
         m = outcome.model
         parts.append(
@@ -81,7 +85,10 @@ def render(outcome: Outcome, table: Callable[[Sequence[Mapping[str, object]], Se
             f" (naive reference {m['naive_auc']:.4f}, {m['naive_log_loss']:.4f})"
         )
     if outcome.riskiest:
-        parts += ["\nRiskiest predictions of the last scored day", table(outcome.riskiest, list(outcome.riskiest[0]))]
+        parts += [
+            "\nRiskiest predictions of the last scored day",
+            table(outcome.riskiest, list(outcome.riskiest[0])),
+        ]
         parts.append(f"  follow one back to its bytes: contrail trace {outcome.riskiest[0]['prediction_id']}")
     parts.append("\nWhere to look")
     parts += [f"  {what:<12} {where}" for what, where in outcome.places.items()]
@@ -129,7 +136,8 @@ def _model(settings: Settings, lake: Any) -> dict[str, Any]:
         return {}
     with duck.connect() as con:
         row = con.execute(
-            f"SELECT auc, log_loss, naive_auc, naive_log_loss FROM {lake.scan(table)} WHERE part = 'test' AND kind = 'all'"
+            f"SELECT auc, log_loss, naive_auc, naive_log_loss FROM {lake.scan(table)}"
+            " WHERE part = 'test' AND kind = 'all'"
         ).fetchone()
     if row is None:
         return {}

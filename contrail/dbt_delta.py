@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import duckdb
@@ -50,7 +49,7 @@ class Plugin(BasePlugin):
     """The lake, as dbt-duckdb sees it."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        self._day_starts_at = time.fromisoformat(str(plugin_config.get("day_starts_at", "00:00")))
+        del plugin_config  # it needs none
         self._context: BuildContext | None = None
         self._con: duckdb.DuckDBPyConnection | None = None
 
@@ -158,19 +157,18 @@ class Plugin(BasePlugin):
         self.context.pinned[table] = version
 
     def _everything_landed(self) -> BuildContext:
-        """For dbt typed by hand: all days that have landed, complete up to the end of the last one."""
+        """For dbt typed by hand: all days that have landed, complete up to the newest delivery."""
         from dbt_common.invocation import get_invocation_id
 
         settings = Settings()
         landed = landing.partition_range(settings.landing_root)
         if landed is None:
             raise DbtError(f"nothing has landed in {settings.landing_root}, so there are no days to build")
-        end = datetime.combine(landed.last + timedelta(days=1), self._day_starts_at, UTC)
         return BuildContext(
             lake_root=settings.lake_root,
             first=landed.first,
             last=landed.last,
-            complete_until=end,
+            complete_until=landed.newest_fact_delivered_at,
             run_id=f"dbt:{get_invocation_id()}",
             settings=settings,
         )

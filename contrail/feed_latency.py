@@ -29,7 +29,8 @@ def measure(
     """Latency per feed and month of `known_at`, in minutes, and the table versions that were read.
 
     Args:
-        feeds: raw tables, ``raw/name``; their rows name their file by hash, whose manifest says when it was delivered.
+        feeds: raw tables, ``raw/name``; their rows name their file, whose manifest says when it was delivered. Name and
+            hash: the same content may have been delivered more than once.
     """
     tables: list[pa.Table] = []
     inputs: list[str] = []
@@ -38,11 +39,13 @@ def measure(
             continue
         version = lake.version(feed)
         inputs.append(lake.ref(feed, version))
-        delivered = landing.deliveries(landing_root, feed.partition("/")[2])
+        table = feed.partition("/")[2]
+        delivered = landing.deliveries(landing_root, table)
         con.register(
             "delivered",
             pa.table(
                 {
+                    "name": pa.array([f"{table}/{d.path.name}" for d in delivered], pa.string()),
                     "sha256": pa.array([d.sha256 for d in delivered], pa.string()),
                     "delivered_at": pa.array(
                         [d.delivered_at for d in delivered], pa.timestamp("us", tz="UTC")
@@ -56,7 +59,8 @@ def measure(
                            median(age) AS latency_median_minutes, quantile_cont(age, 0.95) AS latency_p95_minutes,
                            max(age) AS latency_max_minutes
                     FROM (SELECT r.known_at, date_diff('second', r.known_at, d.delivered_at) / 60.0 AS age
-                          FROM {lake.scan(feed, version)} AS r JOIN delivered AS d ON r._source_sha256 = d.sha256
+                          FROM {lake.scan(feed, version)} AS r
+                          JOIN delivered AS d ON r._source_file = d.name AND r._source_sha256 = d.sha256
                           WHERE NOT r.is_retracted)
                     GROUP BY ALL ORDER BY ALL""",
                 [feed],

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from contrail import intake, landing
-from contrail.contracts import Contract
+from contrail.contracts import Contract, ContractError
 from contrail.lake import Lake
 
 FRESHNESS = "freshness"
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "m": timedelta(minutes=1)}
+UNITS = {
+    **dict.fromkeys(("m", "min", "minute", "minutes"), timedelta(minutes=1)),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), timedelta(hours=1)),
+    **dict.fromkeys(("d", "day", "days"), timedelta(days=1)),
+}
 
 State: TypeAlias = Literal["fresh", "not taken in", "source late", "never landed"]
 
@@ -39,12 +43,22 @@ class FeedFreshness:
 
 
 def allowed_age(contract: Contract) -> timedelta | None:
-    """The contract's freshness level, as a span."""
+    """The contract's freshness level, as a span; None where it promises none.
+
+    Raises:
+        ContractError: a unit that is none of minutes, hours and days, or a value that is no number.
+    """
     level = contract.service_levels.get(FRESHNESS)
     if level is None:
         return None
     value, unit = level
-    return float(value) * UNITS[(unit or "h")[0].lower()]
+    try:
+        return float(value) * UNITS[(unit or "h").lower()]
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"{value!r} {unit or ''}".strip()
+        raise ContractError(
+            f"{contract.table}: the freshness level {said} is not a number with one of the units {', '.join(UNITS)}"
+        ) from error
 
 
 def feed_freshness(lake: Lake, landing_root: Path, contract: Contract, now: datetime) -> FeedFreshness:

@@ -82,7 +82,8 @@ def extend(
         rebuild: begin at `start` again, for instance because the builder has changed.
 
     Raises:
-        IncrementalError: `until` lies after `now`: rows of the future would hide the rows that are true then.
+        IncrementalError: `until` lies after `now` (rows of the future would hide the rows that are true then), or the
+            first build would be empty.
     """
     if until > now:
         raise IncrementalError(
@@ -90,6 +91,10 @@ def extend(
         )
     lo = start if rebuild else (built_until(lake, table) or start)
     inputs = pin(lake, con, sources)
+    if lo >= until and not lake.exists(table):
+        raise IncrementalError(
+            f"{table}: the first build begins at {lo.isoformat()}, and its sources end at {until.isoformat()}"
+        )
     if lo >= until:
         return Extension(table, lake.version(table), lo, lo, 0)
     rows = build(con, lo, until)

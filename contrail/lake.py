@@ -8,88 +8,45 @@ read**; those commits are what the trail is derived from, so there is no way to 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction
 
-from contrail import duck, provenance
+from contrail import duck
 from contrail.clock import utc_now
+from contrail.commits import (
+    RUN_ID,
+    WRITTEN_AT,
+    Commit,
+    CommitRecord,
+    Rows,
+    Stamped,
+    Written,
+    read_record,
+    shape_of,
+    with_provenance,
+)
 
-Rows: TypeAlias = pa.Table | pa.RecordBatchReader
+__all__ = ["RUN_ID", "WRITTEN_AT", "Commit", "CommitRecord", "Lake", "LakeError", "Rows", "Written"]
 
-METADATA_PREFIX = "contrail."
-WRITTEN_AT = "_written_at"
-RUN_ID = "_run_id"
 # Readers that meet another feature pass over what they do not understand; the lake refuses instead.
 KNOWN_READER_FEATURES = frozenset({"timestampNtz", "deletionVectors"})
+PRIME = 9_223_372_036_854_775_783  # the greatest below 2^63: digests stay integers that sum without rounding
 COMMIT_RETRIES_INSIDE = 100  # of delta-rs: rebases that do not conflict
 COMMIT_RETRIES_OUTSIDE = 5  # of ours: conflicts, after which the table is opened anew
 
 
 class LakeError(RuntimeError):
     """A table cannot be read or written as asked; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What a write says of itself.
-
-    Attributes:
-        asset: the table or asset that is written, ``stage/name``.
-        run_id: the run that writes.
-        inputs: everything that was read: ``stage/name@v3`` for a table, ``sha256:<hex>`` for a file.
-        partition: the part that is written, in words: a day, or ``first..last``.
-        transaction: a key that may be written once; a second write under it does nothing. None: no such check.
-        extra: further facts worth keeping (a watermark, a row count), as text.
-    """
-
-    asset: str
-    run_id: str
-    inputs: tuple[str, ...]
-    partition: str = ""
-    code_version: str = field(default_factory=provenance.code_version)
-    git_sha: str = field(default_factory=provenance.git_sha)
-    transaction: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    def metadata(self) -> dict[str, str]:
-        """The commit's custom metadata, keys under ``contrail.``."""
-        values = {
-            "asset": self.asset,
-            "run_id": self.run_id,
-            "partition": self.partition,
-            "inputs": json.dumps(sorted(set(self.inputs))),
-            "code_version": self.code_version,
-            "git_sha": self.git_sha,
-            "extra": json.dumps(dict(self.extra), sort_keys=True),
-        }
-        return {METADATA_PREFIX + key: value for key, value in values.items()}
-
-
-@dataclass(frozen=True)
-class CommitRecord:
-    """One commit as the log tells it; the fields of `Commit` are empty where it was not made by this library."""
-
-    version: int
-    timestamp: datetime
-    operation: str
-    asset: str
-    run_id: str
-    partition: str
-    inputs: tuple[str, ...]
-    code_version: str
-    git_sha: str
-    rows_added: int | None
-    extra: Mapping[str, str]
 
 
 class Lake:
@@ -141,7 +98,7 @@ class Lake:
 
     def commits(self, table: str) -> list[CommitRecord]:
         """All commits, oldest first."""
-        return [_record(entry) for entry in reversed(self._open(table).history())]
+        return [read_record(entry) for entry in reversed(self._open(table).history())]
 
     def content_hash(self, table: str, version: int | None = None, where: str = "true") -> str:
         """A fingerprint of the rows: equal exactly when the same rows are there, in whatever order and files.
@@ -156,11 +113,20 @@ class Lake:
             packed = ", ".join(f"{duck.quote_identifier(n)} := {duck.quote_identifier(n)}" for n in content)
             row = con.execute(
                 f"""SELECT count(*), coalesce(sum(d), 0), coalesce(bit_xor(d), 0)
-                    FROM (SELECT md5_number(to_json(struct_pack({packed}))::VARCHAR) % 9223372036854775783 AS d
+                    FROM (SELECT (md5_number(to_json(struct_pack({packed}))::VARCHAR) % {PRIME})::HUGEINT AS d
                           FROM {source} WHERE {where})"""
             ).fetchone()
         count, total, mixed = row if row is not None else (0, 0, 0)
         return f"{count}-{int(total):x}-{int(mixed):x}"
+
+    def snapshot_sha256(self, table: str, version: int | None = None) -> str:
+        """The identity of a version's files: names and sizes, no data is read. Another content has another one."""
+        opened = self._open(table)
+        if version is not None:
+            opened.load_as_version(version)
+        actions = pa.table(opened.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
+        named = sorted(f"{action['path']}:{action['size_bytes']}" for action in actions)
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -184,7 +150,7 @@ class Lake:
         Raises:
             LakeError: the table exists with other columns or other partitions.
         """
-        full = _with_provenance(schema)
+        full = with_provenance(schema)
         if self.exists(table):
             self._check_same_shape(table, full, partition_by)
             return
@@ -258,6 +224,42 @@ class Lake:
 
         return self._write(table, data, commit, write)
 
+    def commit_files(self, table: str, files: Sequence[Written], commit: Commit) -> int:
+        """Add files that workers have finished, all in one commit: every row of them is there, or none.
+
+        Args:
+            files: Parquet files inside the table's folder, with the table's columns and its provenance columns.
+
+        Raises:
+            LakeError: a file is missing, or is not the one that its worker finished.
+        """
+        folder = Path(self.uri(table))
+        for file in files:
+            path = folder / file.path
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
+                raise LakeError(f"{table}: {file.path} is missing or is not the file that was finished")
+        stamp = int(utc_now().timestamp() * 1000)
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(
+                file.path,
+                file.size_bytes,
+                dict(file.partition),
+                stamp,
+                True,
+                json.dumps({"numRecords": file.rows}),
+            )
+            for file in files
+            if file.rows
+        ]
+        target = self._open(table)
+        if commit.transaction and target.transaction_version(commit.transaction) is not None:
+            return target.version()
+        target.create_write_transaction(
+            actions, "append", target.schema(), partition_by=target.metadata().partition_columns or None,
+            commit_properties=_properties(commit),
+        )  # fmt: skip
+        return self._open(table).version()
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _open(self, table: str) -> DeltaTable:
@@ -278,7 +280,7 @@ class Lake:
 
     def _check_same_shape(self, table: str, full: pa.Schema, partition_by: Sequence[str]) -> None:
         existing = self.schema(table)
-        want, have = _shape(full), _shape(existing)
+        want, have = shape_of(full), shape_of(existing)
         if want != have:
             changed = sorted(set(want.items()) ^ set(have.items()))
             raise LakeError(f"{table} exists with other columns; these differ: {changed}")
@@ -300,12 +302,8 @@ class Lake:
             raise LakeError(
                 f"{table}: the data's columns are not the table's; these differ: {sorted(missing)}"
             )
-        stamped = _Stamped(data, columns, commit.run_id)
-        properties = CommitProperties(
-            custom_metadata=commit.metadata(),
-            max_commit_retries=COMMIT_RETRIES_INSIDE,
-            app_transactions=[Transaction(commit.transaction, 1)] if commit.transaction else None,
-        )
+        stamped = Stamped(data, columns, commit.run_id)
+        properties = _properties(commit)
         for attempt in range(1, COMMIT_RETRIES_OUTSIDE + 1):
             if commit.transaction and target.transaction_version(commit.transaction) is not None:
                 return target.version()
@@ -321,70 +319,9 @@ class Lake:
         raise AssertionError("unreachable: the loop returns or raises")
 
 
-class _Stamped:
-    """Rows with their provenance columns, in the table's column order."""
-
-    def __init__(self, data: Rows, columns: Sequence[str], run_id: str) -> None:
-        self._data = data
-        self._columns = list(columns)
-        self._run_id = run_id
-        self._written_at = utc_now()
-        self._schema = _with_provenance(pa.schema([data.schema.field(name) for name in self._columns]))
-
-    def reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self._schema, self._batches())
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        batches = self._data.to_batches() if isinstance(self._data, pa.Table) else self._data
-        for batch in batches:
-            n = batch.num_rows
-            stamps = pa.array([self._written_at] * 1, pa.timestamp("us", tz="UTC")).take(
-                pa.array([0] * n, pa.int32())
-            )
-            runs = pa.array([self._run_id], pa.string()).take(pa.array([0] * n, pa.int32()))
-            arrays = [batch.column(name) for name in self._columns]
-            yield pa.RecordBatch.from_arrays([*arrays, stamps, runs], schema=self._schema)
-
-
-def _with_provenance(schema: pa.Schema) -> pa.Schema:
-    return schema.append(pa.field(WRITTEN_AT, pa.timestamp("us", tz="UTC"))).append(
-        pa.field(RUN_ID, pa.string())
-    )
-
-
-def _shape(schema: pa.Schema) -> dict[str, str]:
-    """Column → type, with the types that Delta does not tell apart made one."""
-    same = {
-        "large_string": "string",
-        "string_view": "string",
-        "large_binary": "binary",
-        "binary_view": "binary",
-    }
-    shape: dict[str, str] = {}
-    for column in schema:
-        name = str(column.type)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            name = f"list<{same.get(str(column.type.value_type), str(column.type.value_type))}>"
-        shape[column.name] = same.get(name, name)
-    return shape
-
-
-def _record(entry: Mapping[str, Any]) -> CommitRecord:
-    def text(key: str) -> str:
-        return str(entry.get(METADATA_PREFIX + key, ""))
-
-    metrics = cast(Mapping[str, Any], entry.get("operationMetrics") or {})
-    added = metrics.get("num_added_rows", metrics.get("num_output_rows"))
-    return CommitRecord(
-        version=int(entry["version"]),
-        timestamp=datetime.fromtimestamp(int(entry["timestamp"]) / 1000, UTC),
-        operation=str(entry.get("operation", "")),
-        asset=text("asset"),
-        run_id=text("run_id"),
-        partition=text("partition"),
-        inputs=tuple(json.loads(text("inputs") or "[]")),
-        code_version=text("code_version"),
-        git_sha=text("git_sha"),
-        rows_added=int(added) if added is not None else None,
-        extra=json.loads(text("extra") or "{}"),
+def _properties(commit: Commit) -> CommitProperties:
+    return CommitProperties(
+        custom_metadata=commit.metadata(),
+        max_commit_retries=COMMIT_RETRIES_INSIDE,
+        app_transactions=[Transaction(commit.transaction, 1)] if commit.transaction else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,13 @@ from contrail.settings import REPO_ROOT, Settings
 def git_sha(repo_root: Path = REPO_ROOT) -> str:
     """The checked-out commit, with ``+dirty`` when tracked files differ from it; ``unknown`` outside a checkout."""
 
+    program = shutil.which("git")
+    if program is None:
+        return "unknown"
+
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", *arguments], cwd=repo_root, capture_output=True, text=True, timeout=30, check=True
+            [program, *arguments], cwd=repo_root, capture_output=True, text=True, timeout=30, check=True
         )
         return done.stdout.strip()
 

@@ -7,10 +7,9 @@ not: doing (that is the assets).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Literal
+from datetime import date, timedelta
 
 from contrail import incremental, intake, landing
 from contrail.clock import clock_for
@@ -21,8 +20,7 @@ from contrail.settings import Settings
 from feature_repo.use_cases import USE_CASES
 from features.tables import FEATURE_TABLES
 from jobs import scoring_plan
-
-JobName = Literal["ingest", "reference", "clean", "features", "train", "score", "monitor"]
+from jobs.steps import Step, contiguous, days_between, partition_days
 
 # Which service dates a landed day touches: its own, the two before (their last arrivals) and the one after (whose
 # first assignments are known the evening before).
@@ -36,33 +34,28 @@ CLEAN_REFERENCE = {"aircraft": "planes", "airports": "airports", "carriers": "ai
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run that is due: which job, which assets of it (all when empty), which days, and why."""
-
-    job: str
-    reason: str
-    first: str | None = None
-    last: str | None = None
-    assets: tuple[str, ...] = ()
-
-    @property
-    def days(self) -> str:
-        return (
-            ""
-            if self.first is None
-            else self.first
-            if self.first == self.last
-            else f"{self.first}..{self.last}"
-        )
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The steps that are due now (the first stage that has any), and what stands in the way elsewhere."""
+    """The steps that are due now (the first stage that has any), and what stands in the way elsewhere.
+
+    Attributes:
+        blocked: raw table → partition → reasons.
+        notes: what cannot be done yet or is left alone, in words.
+    """
 
     steps: tuple[Step, ...]
     blocked: Mapping[str, Mapping[str, Sequence[str]]]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _State:
+    """What deciding looks at."""
+
+    settings: Settings
+    lake: Lake
+    contracts: Mapping[str, Contract]
+    blocked: Mapping[str, Mapping[str, Sequence[str]]]
+    landed: landing.PartitionRange | None
 
 
 def plan(settings: Settings) -> Plan:
@@ -70,92 +63,74 @@ def plan(settings: Settings) -> Plan:
     lake = Lake(settings.lake_root)
     contracts = load_contracts(settings.repo_root / "contracts")
     blocked = {name: reasons for name in contracts if (reasons := intake.blocked_partitions(lake, name))}
-    for stage in (_raw_steps, _reference_steps, _clean_steps, _feature_steps):
-        steps = stage(settings, lake, contracts, blocked)
-        if steps:
-            return Plan(tuple(steps), blocked)
+    state = _State(settings, lake, contracts, blocked, landing.partition_range(settings.landing_root))
     notes: list[str] = []
+    for stage in (_raw_steps, _reference_steps, _clean_steps, _feature_steps):
+        steps = stage(state, notes)
+        if steps:
+            return Plan(tuple(steps), blocked, tuple(notes))
+    until = complete_until(lake, contracts).until
     for use_case in USE_CASES.values():
-        steps, said = scoring_plan.model_steps(
-            settings, lake, use_case, complete_until(lake, contracts).until
-        )
+        steps, said = scoring_plan.model_steps(lake, use_case, until)
         notes.extend(said)
         if steps:
-            return Plan(
-                tuple(Step(s.job, s.reason, s.first, s.last, s.assets) for s in steps), blocked, tuple(notes)
-            )
+            return Plan(tuple(steps), blocked, tuple(notes))
     return Plan((), blocked, tuple(notes))
 
 
-def days_between(first: str, last: str) -> list[str]:
-    """All days from first to last, both included."""
-    start, end = date.fromisoformat(first), date.fromisoformat(last)
-    return [(start + timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
+def has_partition(
+    settings: Settings, landed: landing.PartitionRange | None, contract: Contract, delivery: landing.Delivery
+) -> bool:
+    """Whether there is a partition to take the file into; of a reference table there always is."""
+    if contract.partition_column is None:
+        return True
+    if landed is None or delivery.partition < landed.first.isoformat():
+        return False
+    return settings.clock == "system" or delivery.partition <= landed.last.isoformat()
 
 
-def contiguous(days: Iterable[str]) -> list[tuple[str, str]]:
-    """Days as maximal runs of consecutive ones: one run of a job each."""
-    ranges: list[tuple[str, str]] = []
-    for day in sorted(set(days)):
-        if ranges and date.fromisoformat(day) - date.fromisoformat(ranges[-1][1]) == timedelta(days=1):
-            ranges[-1] = (ranges[-1][0], day)
-        else:
-            ranges.append((day, day))
-    return ranges
-
-
-def partition_days(record: CommitRecord) -> list[str]:
-    """The days that a commit says it wrote."""
-    first, _, last = record.partition.partition("..")
-    return days_between(first, last or first) if first else []
-
-
-def _raw_steps(
-    settings: Settings,
-    lake: Lake,
-    contracts: Mapping[str, Contract],
-    blocked: Mapping[str, Mapping[str, Sequence[str]]],
-) -> list[Step]:
-    del blocked  # a replacement is a new file, and new files are what is looked for
+def _raw_steps(state: _State, notes: list[str]) -> list[Step]:
+    reference: list[str] = []
     by_range: dict[tuple[str, str], list[str]] = {}
-    steps: list[Step] = []
-    for name, contract in contracts.items():
-        fresh = intake.waiting(lake, name, landing.deliveries(settings.landing_root, name))
+    for name, contract in state.contracts.items():
+        waiting = intake.waiting(state.lake, name, landing.deliveries(state.settings.landing_root, name))
+        fresh = [d for d in waiting if has_partition(state.settings, state.landed, contract, d)]
+        if outside := sorted({d.partition for d in waiting} - {d.partition for d in fresh}):
+            notes.append(
+                f"raw/{name}: files of {', '.join(outside[:5])} lie outside the landed range "
+                f"({landing.RANGE_FILE}) and wait until it holds them"
+            )
         if not fresh:
             continue
         if contract.partition_column is None:
-            steps.append(
-                Step("reference", f"{len(fresh)} new file(s) for raw/{name}", assets=(f"raw/{name}",))
-            )
+            reference.append(name)
             continue
         for days in contiguous(d.partition for d in fresh):
-            by_range.setdefault(days, []).append(name)
-    if steps:
-        tables = tuple(asset for step in steps for asset in step.assets)
-        clean = tuple(f"clean/{model}" for model, raw in CLEAN_REFERENCE.items() if f"raw/{raw}" in tables)
-        steps = [Step("reference", f"new reference files: {', '.join(tables)}", assets=(*tables, *clean))]
-    for (first, last), names in sorted(by_range.items()):
-        assets = tuple(f"raw/{name}" for name in names)
-        steps.append(Step("ingest", f"new files for {', '.join(assets)}", first, last, assets))
+            by_range.setdefault(days, []).append(f"raw/{name}")
+    steps: list[Step] = []
+    if reference:
+        raw = [f"raw/{name}" for name in reference]
+        clean = [f"clean/{model}" for model, source in CLEAN_REFERENCE.items() if source in reference]
+        steps.append(
+            Step("reference", f"new reference files: {', '.join(raw)}", assets=(*raw, *clean)),
+        )
+    for (first, last), assets in sorted(by_range.items()):
+        steps.append(Step("ingest", f"new files for {', '.join(assets)}", first, last, tuple(assets)))
     return steps
 
 
-def _reference_steps(
-    settings: Settings,
-    lake: Lake,
-    contracts: Mapping[str, Contract],
-    blocked: Mapping[str, Mapping[str, Sequence[str]]],
-) -> list[Step]:
-    del settings, contracts
+def _reference_steps(state: _State, notes: list[str]) -> list[Step]:
+    del notes
     stale = [
-        model
+        f"clean/{model}"
         for model, raw in CLEAN_REFERENCE.items()
-        if raw not in blocked and lake.exists(f"raw/{raw}") and _behind(lake, f"clean/{model}", f"raw/{raw}")
+        if raw not in state.blocked
+        and state.lake.exists(f"raw/{raw}")
+        and _behind(state.lake, f"clean/{model}", f"raw/{raw}")
     ]
-    assets = tuple(f"clean/{model}" for model in stale)
-    return (
-        [Step("reference", f"newer reference rows for {', '.join(assets)}", assets=assets)] if assets else []
-    )
+    if not stale:
+        return []
+    return [Step("reference", f"newer reference rows for {', '.join(stale)}", assets=tuple(stale))]
 
 
 def _behind(lake: Lake, table: str, source: str) -> bool:
@@ -166,23 +141,18 @@ def _behind(lake: Lake, table: str, source: str) -> bool:
     return not records or lake.ref(source) not in records[-1].inputs
 
 
-def _clean_steps(
-    settings: Settings,
-    lake: Lake,
-    contracts: Mapping[str, Contract],
-    blocked: Mapping[str, Mapping[str, Sequence[str]]],
-) -> list[Step]:
-    landed = landing.partition_range(settings.landing_root)
-    if landed is None:
+def _clean_steps(state: _State, notes: list[str]) -> list[Step]:
+    del notes
+    if state.landed is None:
         return []
-    daily = [name for name, contract in contracts.items() if contract.partition_column]
-    bad = {day for name in daily for day in blocked.get(name, {})}
+    daily = [name for name, contract in state.contracts.items() if contract.partition_column]
+    bad = {day for name in daily for day in state.blocked.get(name, {})}
     stale: set[str] = set()
     for model, reach in (("departures", CLEAN_REACH), ("weather", {"weather": (0, 0)})):
-        stale |= _stale_days(lake, f"clean/{model}", reach)
-    known = set(days_between(landed.first.isoformat(), landed.last.isoformat()))
-    scheduled = {day for r in _commits(lake, "raw/flight_schedules") for day in partition_days(r)}
-    good = sorted((stale & known & scheduled) - bad)
+        stale |= _stale_days(state.lake, f"clean/{model}", reach)
+    known = set(days_between(state.landed.first.isoformat(), state.landed.last.isoformat()))
+    scheduled = {day for r in _commits(state.lake, "raw/flight_schedules") for day in partition_days(r)}
+    good = (stale & known & scheduled) - bad
     return [
         Step("clean", "raw rows newer than the clean ones", first, last) for first, last in contiguous(good)
     ]
@@ -216,32 +186,21 @@ def _shift(day: str, days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 
-def _feature_steps(
-    settings: Settings,
-    lake: Lake,
-    contracts: Mapping[str, Contract],
-    blocked: Mapping[str, Mapping[str, Sequence[str]]],
-) -> list[Step]:
-    del blocked
-    until = complete_until(lake, contracts).until
+def _feature_steps(state: _State, notes: list[str]) -> list[Step]:
+    del notes
+    lake = state.lake
+    until = complete_until(lake, state.contracts).until
     if until is None or not all(lake.exists(f"clean/{name}") for name in CLEAN_DAILY):
         return []
-    until = min(until, clock_for(settings).now())
-    behind = [
-        name
-        for name in FEATURE_TABLES
-        if (built := incremental.built_until(lake, f"feature/{name}")) is None or built < until
-    ]
+    until = min(until, clock_for(state.settings).now())
+    ends = [incremental.built_until(lake, f"feature/{name}") for name in FEATURE_TABLES]
+    behind = sum(end is None or end < until for end in ends)
     online = "feature_store/online"
-    if (
-        behind
-        or not lake.exists(online)
-        or any(_behind(lake, online, f"feature/{n}") for n in FEATURE_TABLES)
-    ):
-        return [Step("features", f"complete until {until:%Y-%m-%d %H:%M}Z, {len(behind)} tables end before")]
-    return []
-
-
-def complete_until_of(settings: Settings) -> datetime | None:
-    """Up to which instant the bounding feeds have been taken in."""
-    return complete_until(Lake(settings.lake_root), load_contracts(settings.repo_root / "contracts")).until
+    if not behind and all(not _behind(lake, online, f"feature/{name}") for name in FEATURE_TABLES):
+        return []
+    reason = (
+        f"complete until {until:%Y-%m-%d %H:%M}Z, {behind} tables end before"
+        if behind
+        else "feature tables newer than the online store"
+    )
+    return [Step("features", reason)]

@@ -9,7 +9,8 @@ from contrail.settings import Settings
 from feature_repo.use_cases import USE_CASES
 from jobs.pipelines import DAILY_LOOK_BACK_DAYS
 from jobs.plan import plan
-from jobs.requests import default_schedule_status, request
+from jobs.requests import default_schedule_status, run_requests
+from jobs.steps import Step
 
 
 def build(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -39,11 +40,7 @@ def _daily(settings: Settings) -> dg.ScheduleDefinition:
         first = max(last - timedelta(days=DAILY_LOOK_BACK_DAYS), landed.first)
         return dg.RunRequest(
             run_key=f"daily:{last}:{landed.newest_fact_delivered_at.isoformat()}",
-            tags={
-                "dagster/asset_partition_range_start": first.isoformat(),
-                "dagster/asset_partition_range_end": last.isoformat(),
-                "contrail/reason": due[0].reason[:200],
-            },
+            tags=Step("daily", due[0].reason, first.isoformat(), last.isoformat()).tags,
         )
 
     return daily
@@ -61,10 +58,6 @@ def _scoring(settings: Settings, use_case: str) -> dg.ScheduleDefinition:
         description="Scores for decisions that have none yet, as far as the feeds are complete.",
     )
     def due_scores(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        del context
-        steps = [step for step in plan(settings).steps if step.job == job]
-        if not steps:
-            return dg.SkipReason("no decision lies before the feeds' end without a score")
-        return [request(step, run_key=None) for step in steps]
+        return run_requests(settings, context.instance, {job})
 
     return due_scores

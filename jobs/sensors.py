@@ -4,25 +4,27 @@ Deciding is a pure function in the library (`contrail.freshness`, `contrail.moni
 request, bounded per tick and never repeated for the same cause.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
 import dagster as dg
 
-from contrail import completeness, duck, freshness, landing, monitoring
+from contrail import completeness, duck, freshness, intake, landing, monitoring
 from contrail.alerts import Alert, send
 from contrail.clock import ClockError, clock_for
-from contrail.contracts import load_contracts
+from contrail.contracts import Contract, load_contracts
 from contrail.lake import Lake
 from contrail.settings import Settings
 from contrail.use_case import UseCase
 from feature_repo.use_cases import USE_CASES
-from jobs.plan import contiguous
-from jobs.requests import MOST_REQUESTS_PER_TICK, default_sensor_status, run_requests
+from jobs.plan import has_partition
+from jobs.requests import MOST_REQUESTS_PER_TICK, default_sensor_status, request, run_requests
+from jobs.steps import Step, contiguous
 
-Ticks: TypeAlias = Iterator[dg.RunRequest | dg.SkipReason | dg.SensorResult]
+Tick: TypeAlias = list[dg.RunRequest] | dg.SkipReason
 
 
 def build(settings: Settings, jobs: Sequence[object]) -> list[dg.SensorDefinition]:
@@ -52,70 +54,60 @@ def _landing(settings: Settings, jobs: Sequence[object]) -> dg.SensorDefinition:
 
 
 def landing_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-    """Requests for files that no earlier tick asked for.
+    """Requests for files that have not been taken in and that no earlier tick asked for.
 
-    The cursor holds, per table, the newest delivery asked for: (delivered_at, names at that instant). Deliveries are
-    asked for in that order, so it is exact, and short however many files there are.
+    Which files wait is read off the lake, by name and content: neither a file that says that it is older than others
+    nor one that was put in the place of another is missed. The cursor holds, per table, what was asked for and still
+    waits, so a file is asked for once.
     """
-    seen: dict[str, tuple[str, list[str]]] = {
-        t: (at, names) for t, (at, names) in json.loads(cursor or "{}").items()
-    }
+    asked: dict[str, list[str]] = json.loads(cursor or "{}")
+    lake = Lake(settings.lake_root)
+    landed = landing.partition_range(settings.landing_root)
     requests: list[dg.RunRequest] = []
-    waiting = 0
+    kept: dict[str, list[str]] = {}
     for name, contract in load_contracts(settings.repo_root / "contracts").items():
-        at, names = seen.get(name, ("", []))
-        fresh = sorted(
-            (d for d in landing.deliveries(settings.landing_root, name) if _is_after(d, at, names)),
-            key=lambda d: (d.delivered_at, d.path.name),
+        waiting = {
+            _identity(delivery): delivery
+            for delivery in intake.waiting(lake, name, landing.deliveries(settings.landing_root, name))
+            if has_partition(settings, landed, contract, delivery)
+        }
+        known = set(asked.get(name, [])) & set(waiting)
+        fresh = {identity: delivery for identity, delivery in waiting.items() if identity not in known}
+        steps = _ingest_steps(contract, fresh)[: MOST_REQUESTS_PER_TICK - len(requests)]
+        version = lake.version(f"raw/{name}") if lake.exists(f"raw/{name}") else -1
+        for step, identities in steps:
+            digest = hashlib.sha256(" ".join(identities).encode()).hexdigest()[:16]
+            requests.append(request(step, run_key=f"raw/{name}@v{version}:{step.days}:{digest}"))
+            known |= set(identities)
+        if known:
+            kept[name] = sorted(known)
+    if requests:
+        return dg.SensorResult(run_requests=requests, cursor=json.dumps(kept))
+    if kept != asked:
+        return dg.SensorResult(
+            skip_reason="what was asked for has been taken in; no file has landed since",
+            cursor=json.dumps(kept),
         )
-        room = MOST_REQUESTS_PER_TICK - len(requests)
-        taken, left = _bounded(fresh, room)
-        waiting += len(left)
-        for delivery in taken:
-            stamp = delivery.delivered_at.isoformat()
-            at, names = (at, [*names, delivery.path.name]) if stamp == at else (stamp, [delivery.path.name])
-        if taken:
-            seen[name] = (at, names)
-        if contract.partition_column is None:
-            requests += [_ingest("reference", f"raw/{name}", None, len(taken), at, names)] if taken else []
-            continue
-        for days in contiguous(d.partition for d in taken):
-            requests.append(_ingest("ingest", f"raw/{name}", days, len(taken), at, names))
-    if not requests:
-        return dg.SkipReason("no file has landed since the last tick")
-
-    return dg.SensorResult(run_requests=requests, cursor=json.dumps(seen))
+    return dg.SkipReason("no file has landed since the last tick")
 
 
-def _is_after(delivery: landing.Delivery, at: str, names: Sequence[str]) -> bool:
-    stamp = delivery.delivered_at.isoformat()
-    return stamp > at or (stamp == at and delivery.path.name not in names)
+def _identity(delivery: landing.Delivery) -> str:
+    """A file as it lies there: its name, what its manifest says and what it holds, in a few characters."""
+    text = f"{delivery.path.name} {intake.manifest_digest(delivery)} {intake.sha256_of(delivery)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _bounded(
-    fresh: Sequence[landing.Delivery], most_runs: int
-) -> tuple[list[landing.Delivery], list[landing.Delivery]]:
-    """As many of the oldest files as fit in `most_runs` contiguous runs."""
-    taken: list[landing.Delivery] = []
-    for delivery in fresh:
-        if len(contiguous(d.partition for d in [*taken, delivery])) > most_runs:
-            break
-        taken.append(delivery)
-    return taken, list(fresh[len(taken) :])
-
-
-def _ingest(
-    job: str, asset: str, days: tuple[str, str] | None, files: int, at: str, names: Sequence[str]
-) -> dg.RunRequest:
-    tags = {"contrail/reason": f"{files} new file(s) for {asset}"}
-    if days is not None:
-        tags |= {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[1]}
-    return dg.RunRequest(
-        run_key=f"{asset}:{days}:{at}:{','.join(sorted(names))}",
-        job_name=job,
-        tags=tags,
-        asset_selection=[dg.AssetKey(asset.split("/"))],
-    )
+def _ingest_steps(contract: Contract, fresh: Mapping[str, landing.Delivery]) -> list[tuple[Step, list[str]]]:
+    """The runs that take these files in, each with the identities of its files."""
+    asset = f"raw/{contract.table}"
+    if contract.partition_column is None:
+        step = Step("reference", f"{len(fresh)} new file(s) for {asset}", assets=(asset,))
+        return [(step, sorted(fresh))] if fresh else []
+    steps: list[tuple[Step, list[str]]] = []
+    for first, last in contiguous(delivery.partition for delivery in fresh.values()):
+        its = sorted(i for i, delivery in fresh.items() if first <= delivery.partition <= last)
+        steps.append((Step("ingest", f"{len(its)} new file(s) for {asset}", first, last, (asset,)), its))
+    return steps
 
 
 def _freshness(settings: Settings, jobs: Sequence[object]) -> dg.SensorDefinition:
@@ -126,30 +118,29 @@ def _freshness(settings: Settings, jobs: Sequence[object]) -> dg.SensorDefinitio
         default_status=default_sensor_status(settings),
         description="Feeds against their contracts: a run only where something newer has landed, else 'source late'.",
     )
-    def raw_freshness(context: dg.SensorEvaluationContext) -> Ticks:
-        yield from freshness_tick(settings, context.instance)
+    def raw_freshness(context: dg.SensorEvaluationContext) -> Tick:
+        return freshness_tick(settings, context.instance)
 
     return raw_freshness
 
 
-def freshness_tick(settings: Settings, instance: dg.DagsterInstance) -> Ticks:
+def freshness_tick(settings: Settings, instance: dg.DagsterInstance) -> Tick:
     """Runs for what has landed and was not taken in; otherwise which sources are late."""
     try:
         now = clock_for(settings).now()
     except ClockError as error:
-        yield dg.SkipReason(str(error))
-        return
+        return dg.SkipReason(str(error))
     contracts = load_contracts(settings.repo_root / "contracts")
     feeds = freshness.all_feeds(Lake(settings.lake_root), settings.landing_root, contracts, now)
     if any(feed.state == "not taken in" for feed in feeds):
-        yield from (r for job in ("ingest", "reference") for r in run_requests(settings, instance, job))
-        return
+        return run_requests(settings, instance, {"ingest", "reference"})
     late = [
-        f"{f.table}: newest delivery {f.newest_delivered_at:%Y-%m-%d %H:%M}Z, {_hours(f.age)} h ago, {_hours(f.allowed_age)} h allowed"
+        f"{f.table}: newest delivery {f.newest_delivered_at:%Y-%m-%d %H:%M}Z, {_hours(f.age)} h ago, "
+        f"{_hours(f.allowed_age)} h allowed"
         for f in feeds
         if f.state == "source late"
     ]
-    yield dg.SkipReason(
+    return dg.SkipReason(
         "source late: " + "; ".join(late) if late else "every feed is as fresh as its contract promises"
     )
 
@@ -166,8 +157,8 @@ def _refresh(settings: Settings, jobs: Sequence[object]) -> dg.SensorDefinition:
         default_status=default_sensor_status(settings),
         description="Whatever lies downstream of something newer is brought up to date, one stage after the other.",
     )
-    def refresh(context: dg.SensorEvaluationContext) -> Ticks:
-        yield from run_requests(settings, context.instance)
+    def refresh(context: dg.SensorEvaluationContext) -> Tick:
+        return run_requests(settings, context.instance)
 
     return refresh
 
@@ -178,7 +169,7 @@ def _drift(settings: Settings, use_case: UseCase) -> dg.SensorDefinition:
         job_name=f"train_{use_case.name}",
         minimum_interval_seconds=600,
         default_status=default_sensor_status(settings),
-        description="Two consecutive windows in which scores and outcomes part: asks for a retraining once a cool-down.",
+        description="Two consecutive windows in which scores and outcomes part: a retraining, once per cool-down.",
     )
     def drift(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         return drift_tick(settings, use_case, context.cursor)
@@ -250,12 +241,10 @@ def _partition_blocked(settings: Settings) -> dg.SensorDefinition:
 def blocked_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
     """Alerts for partitions that are blocked and were not told of before; the cursor holds those told of."""
     lake = Lake(settings.lake_root)
-    from contrail.intake import blocked_partitions
-
     now_blocked = {
         f"raw/{name}:{day}": "; ".join(reasons)
         for name in load_contracts(settings.repo_root / "contracts")
-        for day, reasons in blocked_partitions(lake, name).items()
+        for day, reasons in intake.blocked_partitions(lake, name).items()
     }
     told = set(json.loads(cursor or "[]"))
     fresh = {where: why for where, why in now_blocked.items() if where not in told}

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
@@ -123,7 +124,10 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             permissions=[],
         )
         said = io.StringIO()
-        with redirect_stdout(said):  # Feast's command line prints its plan; here it is part of the answer
+        # Feast's command line prints its plan; here it is part of the answer. Its on-demand views are "experimental"
+        # for their speed in retrieval, where this project computes them itself.
+        with redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
             apply_total_with_repo_instance(
                 store, store.project, store.registry, contents, skip_source_validation=True
             )

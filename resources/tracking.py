@@ -213,7 +213,8 @@ class TrackingResource(dg.ConfigurableResource):
         import mlflow
 
         # Migrating an empty database says so in dozens of lines.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for talkative in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
         # The model flavours write through the process-wide URI; a stray ./mlruns would otherwise win over it.
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)

@@ -159,8 +159,9 @@ def _days_to_land(
     if landed is None:
         return begin, end
     # The landing zone has one range for all tables, and a hole in it would be a silent lack of data.
-    # Its last day may have nothing but a schedule yet.
-    begin, end = min(begin, landed.last), max(end, landed.first - timedelta(days=1))
+    # The range's last day may have nothing but a schedule yet: the feeds end where their newest file does.
+    following = (landed.newest_fact_delivered_at - timedelta(hours=facts.FEED_DAY_STARTS_HOUR)).date()
+    begin, end = min(begin, following), max(end, landed.first - timedelta(days=1))
     if begin < span[0] or end > span[1]:
         raise SourceError(
             f"{landed.first} to {landed.last} is landed already, and {source.name} ({span[0]} to {span[1]}) does not "
