@@ -20,6 +20,7 @@ import pytest
 
 from contrail import environment
 from contrail.settings import Settings, under_ci
+from tests.support.three_weeks import make as make_three_weeks
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCATIONS = """
@@ -98,6 +99,16 @@ class DagsterServer:
             for repository in loaded["repositories"]
             for node in repository["assetNodes"]
         }
+
+
+@pytest.fixture(scope="session")
+def three_weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home in which 2013-01-01 … 2013-01-21 ran whole, landing files to monitor, by the command itself.
+
+    One for all tests of a session: read it only. A test that writes takes a copy (`tests.support.three_weeks.copy`).
+    What the command printed lies beside it, in ``run.json``.
+    """
+    return make_three_weeks(tmp_path_factory.mktemp("three-weeks") / "home")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -9,10 +10,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from contrail import duck
-from contrail.lake import Commit, Lake, LakeError
+from contrail.lake import Commit, Lake, LakeError, Written
 
 TABLE = "raw/things"
 SCHEMA = pa.schema([("day", pa.date32()), ("key", pa.string()), ("x", pa.float64())])
@@ -40,13 +42,16 @@ def read(lake: Lake, table: str = TABLE, version: int | None = None) -> list[tup
 
 
 def test_every_commit_says_who_made_it_and_of_what(lake: Lake) -> None:
-    lake.append(TABLE, rows((1, "a", 1.0)), Commit(TABLE, "run-9", ("b@v1", "a@v2"), "2020-01-01", extra={"k": "v"}))
+    lake.append(
+        TABLE, rows((1, "a", 1.0)), Commit(TABLE, "run-9", ("b@v1", "a@v2"), "2020-01-01", extra={"k": "v"})
+    )
     record = lake.commits(TABLE)[-1]
     assert (record.asset, record.run_id, record.partition) == (TABLE, "run-9", "2020-01-01")
     assert record.inputs == ("a@v2", "b@v1")
     assert record.extra == {"k": "v"}
     assert record.rows_added == 1
-    assert record.code_version and record.git_sha
+    assert record.code_version
+    assert record.git_sha
 
 
 def test_rows_carry_run_and_write_time_and_these_are_not_content(lake: Lake) -> None:
@@ -68,6 +73,17 @@ def test_content_hash_sees_values_nulls_and_repeats_but_not_order(lake: Lake) ->
     lake.append("raw/same", rows((1, "b", None)), commit("again"))
     assert lake.content_hash(TABLE) != lake.content_hash("raw/same")
     assert lake.content_hash("raw/same", version=1) == lake.content_hash(TABLE)
+
+
+def test_content_hash_is_exact_over_many_rows_in_any_order_and_number_of_files(lake: Lake) -> None:
+    table = rows(*((1 + n % 28, f"key-{n}", n / 7) for n in range(5_000)))
+    lake.append(TABLE, table, commit())
+    shuffled = table.take(pa.array([(n * 1_237) % 5_000 for n in range(5_000)]))
+    lake.create("raw/same", SCHEMA)
+    for start in range(0, 5_000, 1_000):
+        lake.append("raw/same", shuffled.slice(start, 1_000), commit(f"r{start}"))
+    assert lake.content_hash(TABLE) == lake.content_hash("raw/same")
+    assert lake.snapshot_sha256(TABLE) != lake.snapshot_sha256("raw/same")
 
 
 def test_replacing_touches_only_what_it_names(lake: Lake) -> None:
@@ -140,7 +156,9 @@ def test_an_emptied_log_entry_is_refused(lake: Lake) -> None:
 
 def test_an_unknown_reader_feature_is_refused(lake: Lake) -> None:
     entry = Path(lake.uri(TABLE)) / "_delta_log" / f"{1:020}.json"
-    entry.write_text('{"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["columnMapping"],"writerFeatures":["columnMapping"]}}\n')
+    entry.write_text(
+        '{"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["columnMapping"],"writerFeatures":["columnMapping"]}}\n'
+    )
     with pytest.raises(LakeError, match="columnMapping"):
         lake.version(TABLE)
 
@@ -188,14 +206,49 @@ def test_a_killed_writer_leaves_whole_commits_only(lake: Lake, kind: str) -> Non
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
-    by_run: dict[str, int] = {}
     with duck.connect() as con:
-        for run, n in con.execute(f"SELECT _run_id, count(*) FROM {lake.scan(TABLE)} GROUP BY ALL").fetchall():
-            by_run[run] = n
-    assert by_run and set(by_run.values()) == {50}
+        by_run = dict(
+            con.execute(f"SELECT _run_id, count(*) FROM {lake.scan(TABLE)} GROUP BY ALL").fetchall()
+        )
+    assert set(by_run.values()) == {50}
     assert set(by_run) <= {record.run_id for record in lake.commits(TABLE)}
     before = lake.version(TABLE)
     assert lake.append(TABLE, rows((2, "after", 1.0)), commit("after")) == before + 1
+
+
+def _finished(lake: Lake, name: str, table: pa.Table, day: str) -> Written:
+    stamped = table.append_column(
+        "_written_at", pa.array([datetime.now(UTC)] * len(table), pa.timestamp("us", "UTC"))
+    )
+    stamped = stamped.append_column("_run_id", pa.array(["run-1"] * len(table))).drop_columns("day")
+    path = Path(lake.uri(TABLE)) / f"day={day}" / name
+    path.parent.mkdir(exist_ok=True)
+    parquet.write_table(stamped, path)
+    content = path.read_bytes()
+    return Written(
+        f"day={day}/{name}", len(table), len(content), hashlib.sha256(content).hexdigest(), {"day": day}
+    )
+
+
+def test_files_of_workers_become_one_commit_written_once(lake: Lake) -> None:
+    files = [
+        _finished(lake, "shard-0.parquet", rows((1, "a", 1.0), (1, "b", 2.0)), "2020-01-01"),
+        _finished(lake, "shard-1.parquet", rows((2, "c", 3.0)), "2020-01-02"),
+    ]
+    before = lake.version(TABLE)
+    version = lake.commit_files(TABLE, files, commit(transaction="job-7"))
+    assert version == before + 1
+    assert lake.commit_files(TABLE, files, commit(transaction="job-7")) == version
+    assert [r[1:] for r in read(lake)] == [("a", 1.0), ("b", 2.0), ("c", 3.0)]
+    assert lake.commits(TABLE)[-1].inputs == ("raw/other@v3", "sha256:ab")
+
+
+def test_a_file_that_is_not_the_finished_one_is_refused(lake: Lake) -> None:
+    file = _finished(lake, "shard-0.parquet", rows((1, "a", 1.0)), "2020-01-01")
+    (Path(lake.uri(TABLE)) / file.path).write_bytes(b"other bytes")
+    with pytest.raises(LakeError, match="not the file that was finished"):
+        lake.commit_files(TABLE, [file], commit())
+    assert read(lake) == []
 
 
 def test_written_at_is_the_wall_clock(lake: Lake) -> None:

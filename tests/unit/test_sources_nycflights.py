@@ -1,4 +1,5 @@
 """Landing the nycflights13 schema: the real year, and folders of other airports, years and habits."""
+# Long because one small source, made here, is landed in every way there is.
 
 import gzip
 import zipfile
