@@ -57,6 +57,10 @@ test: lint ## everything: static checks, then all tests with coverage
 bench: setup ## the benchmarks; each prints our cost, the ordinary way's cost, and the ratio
 	@for program in benchmarks/bench_*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
+.PHONY: pictures
+pictures: setup ## take the pictures of docs/ from what `demo` made
+	@$(ENVIRONMENT); $(BIN)/python scripts/pictures.py
+
 .PHONY: lock
 lock: ## resolve pyproject.toml anew into requirements.lock (keeps versions that still fit; UPGRADE=--upgrade moves them)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes \
