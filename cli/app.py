@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cli import features
 from cli.output import Failure, report_failure
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(features.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 From = Annotated[

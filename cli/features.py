@@ -1,0 +1,68 @@
+"""`contrail features`: names, options and help of its commands. The work of each is in a module beside this one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from cli.output import Failure
+
+app = typer.Typer(
+    name="features", help="Features: one entity's values as they are served.", no_args_is_help=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@app.callback()
+def features() -> None:
+    """Features: one entity's values as they are served."""
+
+
+@app.command()
+def get(
+    entity: Annotated[
+        list[str],
+        typer.Option(
+            "--entity",
+            metavar="KEY=VALUE",
+            help="A join key or a request column; once for each. KEY= without a value is null.",
+        ),
+    ],
+    service: Annotated[
+        str | None, typer.Option("--service", help="A feature service (default: the use case's).")
+    ] = None,
+    use_case: Annotated[
+        str | None, typer.Option("--use-case", help="A use case (default: the first declared).")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="INSTANT", help="ISO instant with a zone, …Z (default: the clock's now)."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print one entity's online vector: every value with its view, status, known-at time and age.
+
+    Example: contrail features get --entity carrier=UA --entity origin=EWR --entity dest=ORD --entity flight_number=1187
+    --entity tail_number=N12109 --entity service_date=2013-12-31 --entity scheduled_departure_minute_local=1005
+    --entity scheduled_departure_at=2013-12-31T21:45Z
+    """  # fmt: skip
+    from cli import features_get as command
+
+    command.main(entity, service=service, use_case=use_case, at=_instant(at), as_json=json)
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
+    if at.tzinfo is None:
+        raise Failure(f"--at {text!r} has no zone: write {text}Z for UTC")
+    return at
