@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEPARTURES = "clean/departures"
 WEATHER = "clean/weather"
+OWNER = "team:features"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class FeatureColumn:
         known_rule: by which rule a source fact may count.
         window: the half-open window (g − w, g] it covers, in words; empty for a level or a single observation.
         prior: its value where there is no row or only one outside max age; None means null.
+        deprecated: why no new model should use it, and what to use instead; empty: it is not deprecated.
     """
 
     name: str
@@ -37,6 +39,7 @@ class FeatureColumn:
     known_rule: str
     window: str = ""
     prior: float | int | None = None
+    deprecated: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class FeatureTable:
         build: ``build(con, lo, hi)`` returns the rows with ``lo <= known_at < hi``. `con` holds one view per source,
             named as the source without its stage, with all versions of its rows. The same facts give the same bits,
             whatever `lo` and `hi` and whatever lies after `hi`; `hi` must not be later than *complete until*.
+        owner: who answers for it.
+        deprecated: why no new model should use any of its columns; empty: it is not deprecated.
     """
 
     name: str
@@ -68,11 +73,36 @@ class FeatureTable:
     description: str
     sources: tuple[str, ...]
     build: Build
+    owner: str = OWNER
+    deprecated: str = ""
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """All columns in the order in which `build` returns them."""
         return (*self.keys, "known_at", "created_at", "month", *(column.name for column in self.columns))
+
+
+@dataclass(frozen=True)
+class RequestFeature:
+    """One feature that is computed when the question is asked.
+
+    Attributes:
+        sql_type: VARCHAR (a category) or INTEGER.
+        unit: what one unit of it is.
+        description: what it says.
+        known_rule: by which rule a source fact may count.
+        reads: the feature table that it is computed from beside the request; empty: from the request alone.
+        owner: who answers for it.
+        deprecated: why no new model should use it, and what to use instead; empty: it is not deprecated.
+    """
+
+    sql_type: str
+    unit: str
+    description: str
+    known_rule: str
+    reads: str = ""
+    owner: str = OWNER
+    deprecated: str = ""
 
 
 def published(keys: str, known_at: str, values: str, source: str, lo: str, hi: str) -> str:
