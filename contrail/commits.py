@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 METADATA_PREFIX = "contrail."
 WRITTEN_AT = "_written_at"
 RUN_ID = "_run_id"
+PROVENANCE = pa.schema([(WRITTEN_AT, pa.timestamp("us", tz="UTC")), (RUN_ID, pa.string())])
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,24 @@ class Written:
     partition: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class Stamped:
-    """Rows with their provenance columns, in the table's column order."""
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, hex; the file is not held in memory."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
-    def __init__(self, data: Rows, columns: Sequence[str], run_id: str) -> None:
+
+class Stamped:
+    """Rows in the table's column order, with those provenance columns that the table has.
+
+    A table that was made elsewhere may have none of them: its commit says the same of all its rows.
+    """
+
+    def __init__(self, data: Rows, table_columns: Sequence[str], run_id: str) -> None:
         self._data = data
-        self._columns = list(columns)
-        self._run_id = run_id
-        self._written_at = utc_now()
-        self._schema = with_provenance(pa.schema([data.schema.field(name) for name in self._columns]))
+        self._columns = [name for name in table_columns if name not in PROVENANCE.names]
+        self._stamps = [PROVENANCE.field(name) for name in PROVENANCE.names if name in table_columns]
+        self._values = {WRITTEN_AT: utc_now(), RUN_ID: run_id}
+        self._schema = pa.schema([*(data.schema.field(name) for name in self._columns), *self._stamps])
 
     def reader(self) -> pa.RecordBatchReader:
         return pa.RecordBatchReader.from_batches(self._schema, self._batches())
@@ -107,19 +119,14 @@ class Stamped:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         batches = self._data.to_batches() if isinstance(self._data, pa.Table) else self._data
         for batch in batches:
-            n = batch.num_rows
-            stamps = pa.array([self._written_at] * 1, pa.timestamp("us", tz="UTC")).take(
-                pa.array([0] * n, pa.int32())
-            )
-            runs = pa.array([self._run_id], pa.string()).take(pa.array([0] * n, pa.int32()))
+            first = pa.array([0] * batch.num_rows, pa.int32())
+            stamps = [pa.array([self._values[f.name]], f.type).take(first) for f in self._stamps]
             arrays = [batch.column(name) for name in self._columns]
-            yield pa.RecordBatch.from_arrays([*arrays, stamps, runs], schema=self._schema)
+            yield pa.RecordBatch.from_arrays([*arrays, *stamps], schema=self._schema)
 
 
 def with_provenance(schema: pa.Schema) -> pa.Schema:
-    return schema.append(pa.field(WRITTEN_AT, pa.timestamp("us", tz="UTC"))).append(
-        pa.field(RUN_ID, pa.string())
-    )
+    return pa.schema([*schema, *PROVENANCE], schema.metadata)
 
 
 def shape_of(schema: pa.Schema) -> dict[str, str]:

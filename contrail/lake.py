@@ -31,16 +31,17 @@ from contrail.commits import (
     Rows,
     Stamped,
     Written,
+    file_sha256,
     read_record,
     shape_of,
     with_provenance,
 )
+from contrail.fingerprint import row_fingerprint
 
 __all__ = ["RUN_ID", "WRITTEN_AT", "Commit", "CommitRecord", "Lake", "LakeError", "Rows", "Written"]
 
 # Readers that meet another feature pass over what they do not understand; the lake refuses instead.
 KNOWN_READER_FEATURES = frozenset({"timestampNtz", "deletionVectors"})
-PRIME = 9_223_372_036_854_775_783  # the greatest below 2^63: digests stay integers that sum without rounding
 COMMIT_RETRIES_INSIDE = 100  # of delta-rs: rebases that do not conflict
 COMMIT_RETRIES_OUTSIDE = 5  # of ours: conflicts, after which the table is opened anew
 
@@ -103,21 +104,10 @@ class Lake:
     def content_hash(self, table: str, version: int | None = None, where: str = "true") -> str:
         """A fingerprint of the rows: equal exactly when the same rows are there, in whatever order and files.
 
-        Columns that begin with ``_`` are provenance and not content. The row digest is md5 of the row as JSON, so it
-        does not depend on the DuckDB version.
+        Columns that begin with ``_`` are provenance and not content; see `contrail.fingerprint`.
         """
         with duck.connect() as con:
-            source = self.scan(table, version)
-            names = [str(row[0]) for row in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
-            content = sorted(name for name in names if not name.startswith("_"))
-            packed = ", ".join(f"{duck.quote_identifier(n)} := {duck.quote_identifier(n)}" for n in content)
-            row = con.execute(
-                f"""SELECT count(*), coalesce(sum(d), 0), coalesce(bit_xor(d), 0)
-                    FROM (SELECT (md5_number(to_json(struct_pack({packed}))::VARCHAR) % {PRIME})::HUGEINT AS d
-                          FROM {source} WHERE {where})"""
-            ).fetchone()
-        count, total, mixed = row if row is not None else (0, 0, 0)
-        return f"{count}-{int(total):x}-{int(mixed):x}"
+            return row_fingerprint(con, self.scan(table, version), where)
 
     def snapshot_sha256(self, table: str, version: int | None = None) -> str:
         """The identity of a version's files: names and sizes, no data is read. Another content has another one."""
@@ -224,19 +214,28 @@ class Lake:
 
         return self._write(table, data, commit, write)
 
-    def commit_files(self, table: str, files: Sequence[Written], commit: Commit) -> int:
+    def commit_files(
+        self, table: str, files: Sequence[Written], commit: Commit, *, replace: bool = False
+    ) -> int:
         """Add files that workers have finished, all in one commit: every row of them is there, or none.
 
         Args:
             files: Parquet files inside the table's folder, with the table's columns and its provenance columns.
+            replace: the same commit removes every row that the (unpartitioned) table has now.
 
         Raises:
-            LakeError: a file is missing, or is not the one that its worker finished.
+            LakeError: a file is missing, or is not the one that its worker finished; or a partitioned table is to be
+                replaced whole.
         """
         folder = Path(self.uri(table))
+        partitions = self._open(table).metadata().partition_columns
+        if replace and partitions:
+            raise LakeError(
+                f"{table} is partitioned: an overwrite of all is refused, commit files of the partitions concerned"
+            )
         for file in files:
             path = folder / file.path
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
+            if not path.is_file() or file_sha256(path) != file.sha256:
                 raise LakeError(f"{table}: {file.path} is missing or is not the file that was finished")
         stamp = int(utc_now().timestamp() * 1000)
         actions: list[AddAction | RemoveAction] = [
@@ -255,7 +254,7 @@ class Lake:
         if commit.transaction and target.transaction_version(commit.transaction) is not None:
             return target.version()
         target.create_write_transaction(
-            actions, "append", target.schema(), partition_by=target.metadata().partition_columns or None,
+            actions, "overwrite" if replace else "append", target.schema(), partition_by=partitions or None,
             commit_properties=_properties(commit),
         )  # fmt: skip
         return self._open(table).version()
@@ -296,8 +295,8 @@ class Lake:
         write: Callable[[DeltaTable, pa.RecordBatchReader, CommitProperties], None],
     ) -> int:
         target = self._open(table)
-        columns = [name for name in self.schema(table).names if name not in (WRITTEN_AT, RUN_ID)]
-        missing = set(columns) ^ set(data.schema.names)
+        columns = self.schema(table).names
+        missing = (set(columns) - {WRITTEN_AT, RUN_ID}) ^ set(data.schema.names)
         if missing:
             raise LakeError(
                 f"{table}: the data's columns are not the table's; these differ: {sorted(missing)}"

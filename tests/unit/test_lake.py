@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from deltalake import DeltaTable
 
 from contrail import duck
 from contrail.lake import Commit, Lake, LakeError, Written
@@ -63,6 +64,26 @@ def test_rows_carry_run_and_write_time_and_these_are_not_content(lake: Lake) -> 
     assert found[0][0] == "run-2"
     assert found[0][1].tzinfo is not None
     assert lake.content_hash(TABLE) == first
+
+
+@pytest.mark.parametrize("stamps", [[], ["_run_id"], ["_run_id", "_written_at"]])
+def test_a_table_made_elsewhere_gets_the_provenance_columns_that_it_has(
+    tmp_path: Path, stamps: list[str]
+) -> None:
+    types = {"_run_id": pa.string(), "_written_at": pa.timestamp("us", "UTC")}
+    made = SCHEMA
+    for name in stamps:
+        made = made.append(pa.field(name, types[name]))
+    DeltaTable.create(tmp_path / "elsewhere" / "things", made)
+    lake = Lake(tmp_path)
+    version = lake.append("elsewhere/things", rows((1, "a", 1.0)), commit("run-7"))
+    assert lake.schema("elsewhere/things").names == made.names
+    assert read(lake, "elsewhere/things") == [(date(2020, 1, 1), "a", 1.0)]
+    assert lake.commits("elsewhere/things")[version].run_id == "run-7"
+    with duck.connect() as con:
+        found = con.sql(f"SELECT * FROM {lake.scan('elsewhere/things')}").to_arrow_table().to_pylist()[0]
+    assert [found[name] is not None for name in stamps] == [True] * len(stamps)
+    assert found.get("_run_id", "run-7") == "run-7"
 
 
 def test_content_hash_sees_values_nulls_and_repeats_but_not_order(lake: Lake) -> None:
@@ -216,18 +237,18 @@ def test_a_killed_writer_leaves_whole_commits_only(lake: Lake, kind: str) -> Non
     assert lake.append(TABLE, rows((2, "after", 1.0)), commit("after")) == before + 1
 
 
-def _finished(lake: Lake, name: str, table: pa.Table, day: str) -> Written:
+def _finished(lake: Lake, name: str, table: pa.Table, day: str | None, into: str = TABLE) -> Written:
     stamped = table.append_column(
         "_written_at", pa.array([datetime.now(UTC)] * len(table), pa.timestamp("us", "UTC"))
     )
-    stamped = stamped.append_column("_run_id", pa.array(["run-1"] * len(table))).drop_columns("day")
-    path = Path(lake.uri(TABLE)) / f"day={day}" / name
-    path.parent.mkdir(exist_ok=True)
-    parquet.write_table(stamped, path)
-    content = path.read_bytes()
-    return Written(
-        f"day={day}/{name}", len(table), len(content), hashlib.sha256(content).hexdigest(), {"day": day}
-    )
+    stamped = stamped.append_column("_run_id", pa.array(["run-1"] * len(table)))
+    partition = {"day": day} if day else {}
+    path = Path(*(f"{column}={value}" for column, value in partition.items()), name)
+    whole = Path(lake.uri(into)) / path
+    whole.parent.mkdir(exist_ok=True)
+    parquet.write_table(stamped.drop_columns(list(partition)), whole)
+    content = whole.read_bytes()
+    return Written(str(path), len(table), len(content), hashlib.sha256(content).hexdigest(), partition)
 
 
 def test_files_of_workers_become_one_commit_written_once(lake: Lake) -> None:
@@ -241,6 +262,27 @@ def test_files_of_workers_become_one_commit_written_once(lake: Lake) -> None:
     assert lake.commit_files(TABLE, files, commit(transaction="job-7")) == version
     assert [r[1:] for r in read(lake)] == [("a", 1.0), ("b", 2.0), ("c", 3.0)]
     assert lake.commits(TABLE)[-1].inputs == ("raw/other@v3", "sha256:ab")
+
+
+def test_files_of_workers_replace_what_was_there_in_the_same_commit(lake: Lake) -> None:
+    lake.create("raw/whole", SCHEMA)
+    lake.append("raw/whole", rows((1, "old", 1.0), (2, "older", 2.0)), Commit("raw/whole", "run-0", ()))
+    before = lake.version("raw/whole")
+    job = Commit("raw/whole", "run-1", (), transaction="job-8")
+    files = [_finished(lake, "shard-0.parquet", rows((1, "a", 1.0)), None, "raw/whole")]
+    assert lake.commit_files("raw/whole", files, job, replace=True) == before + 1
+    assert lake.commit_files("raw/whole", files, job, replace=True) == before + 1
+    assert read(lake, "raw/whole") == [(date(2020, 1, 1), "a", 1.0)]
+    assert [r[1] for r in read(lake, "raw/whole", version=before)] == ["old", "older"]
+    emptied = lake.commit_files("raw/whole", [], Commit("raw/whole", "run-2", ()), replace=True)
+    assert (emptied, read(lake, "raw/whole")) == (before + 2, [])
+
+
+def test_a_partitioned_table_is_not_replaced_whole_by_files(lake: Lake) -> None:
+    file = _finished(lake, "shard-0.parquet", rows((1, "a", 1.0)), "2020-01-01")
+    with pytest.raises(LakeError, match="overwrite of all is refused"):
+        lake.commit_files(TABLE, [file], commit(), replace=True)
+    assert read(lake) == []
 
 
 def test_a_file_that_is_not_the_finished_one_is_refused(lake: Lake) -> None:
