@@ -1,4 +1,8 @@
-"""Feast's bytes for what is stored online: entity keys (serialization version 3) and scalar values.
+"""Feast's bytes for what is stored online: entity keys (serialization version 3), scalar values, Redis' fields.
+
+In SQLite a view is one table, ``<project>_<view>``, one row per cell. In Redis an entity is one hash for all views
+with the same join keys: its key is `redis_key`, a feature's field `redis_field`, a view's event time stands in
+`redis_time_field`.
 
 Written and read without protobuf objects, which cost more than the storage; tested byte by byte against Feast's own.
 """
@@ -9,6 +13,8 @@ import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import mmh3
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -128,3 +134,54 @@ def encode_key(values: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
         data = encode(values[name])
         out += [struct.pack("<II", number, len(data)), data]
     return b"".join(out)
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+
+
+def redis_key(entity_key: bytes, project: str) -> bytes:
+    """The Redis key of an entity's hash, from `encode_key`."""
+    return entity_key + project.encode()
+
+
+def redis_field(stored_name: str, feature: str) -> bytes:
+    """The field of a feature in an entity's hash: 4 bytes, so that two of them can be equal.
+
+    Args:
+        stored_name: `OnlineView.stored_name`.
+    """
+    return struct.pack("<I", mmh3.hash(f"{stored_name}:{feature}", signed=False))
+
+
+def redis_time_field(stored_name: str) -> bytes:
+    """The field of a view's event time in an entity's hash; its value is `encode_time`."""
+    return f"_ts:{stored_name}".encode()
+
+
+def encode_time(microseconds: int) -> bytes:
+    """An instant as a serialized ``google.protobuf.Timestamp``.
+
+    Args:
+        microseconds: since 1970, not negative.
+    """
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return (b"\x08" + _varint(seconds) if seconds else b"") + (
+        b"\x10" + _varint(rest * 1000) if rest else b""
+    )
+
+
+def decode_time(data: bytes) -> datetime:
+    """The instant of a serialized ``google.protobuf.Timestamp``, to the microsecond."""
+    seconds = nanoseconds = position = 0
+    while position < len(data):
+        tag = data[position]
+        number = _read_varint(data, position + 1)
+        if tag == 0x08:
+            seconds = number
+        else:
+            nanoseconds = number
+        position += 1
+        while data[position] >= 128:
+            position += 1
+        position += 1
+    return _EPOCH + timedelta(seconds=seconds, microseconds=nanoseconds // 1000)

@@ -25,7 +25,10 @@ import yaml
 from contrail.asof_join import point_in_time_join
 from contrail.asof_sources import join_view
 from contrail.clock import pin_utc
-from contrail.online import Materialized, OnlineRow, materialize_view, online_view, read_online, store_path
+from contrail.online import OnlineRow, read_online
+from contrail.online_stores import store_path
+from contrail.online_views import online_view
+from contrail.online_write import Materialized, materialize_view
 from contrail.settings import REPO_ROOT, Settings
 from features.request_time import (
     CATEGORICAL,

@@ -25,8 +25,20 @@ from feast.repo_config import RepoConfig
 from feast.types import Bool, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from contrail.online import OnlineError, materialize_view, online_view, read_online, store_path
-from contrail.online_layout import decode_value, encode_key, encode_value
+from contrail.online import read_online
+from contrail.online_layout import (
+    OnlineError,
+    decode_time,
+    decode_value,
+    encode_key,
+    encode_time,
+    encode_value,
+    redis_field,
+    redis_key,
+)
+from contrail.online_stores import store_path
+from contrail.online_views import online_view
+from contrail.online_write import materialize_view
 
 T0 = datetime(2013, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -248,16 +260,16 @@ def test_killed_in_the_middle_and_run_again(store: FeatureStore, tmp_path: Path)
         from datetime import datetime
         from feast import FeatureStore
         from feast.repo_config import RepoConfig
-        from contrail import online
+        from contrail import online_write
         config = RepoConfig.model_validate_json(sys.stdin.read())
-        whole, calls = online._cells, []
+        whole, calls = online_write._cells, []
         def cells(*arguments, **options):
             calls.append(1)
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(*arguments, **options)
-        online._cells = cells
-        online.materialize_view(FeatureStore(config=config), "prices", now=datetime.fromisoformat(sys.argv[1]), batch_rows=2)
+        online_write._cells = cells
+        online_write.materialize_view(FeatureStore(config=config), "prices", now=datetime.fromisoformat(sys.argv[1]), batch_rows=2)
     """
     killed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), T0.isoformat()],
@@ -290,10 +302,25 @@ def test_what_is_missing_or_locked_is_said(
     sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE other (x)")
     with pytest.raises(OnlineError, match="no such table.*feast apply"):
         read_online(tmp_path / "empty.db", [view], ENTITIES, now=T0)
-    monkeypatch.setattr("contrail.online._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("contrail.online_stores.LOCK_SECONDS", 0.05)
     writer = sqlite3.connect(tmp_path / "online.db", isolation_level=None)
     writer.execute("PRAGMA journal_mode = WAL")
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(OnlineError, match="locked by another writer"):
         materialize_view(store, "prices", now=T0)
     assert pd.isna(pd.Series(store.get_online_features(REFS, ENTITIES).to_dict()["price"], dtype=float)).all()
+
+
+def test_redis_keys_fields_and_times_are_feasts_bytes() -> None:
+    from feast.infra.online_stores.helpers import _mmh3, _redis_key
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    key = EntityKey(join_keys=["shop"], entity_values=[Value(string_val="a")])
+    assert redis_key(encode_key({"shop": "a"}, {"shop": "STRING"}), "p") == _redis_key("p", key)
+    assert redis_field("prices", "price") == _mmh3("prices:price")
+    for microseconds in (0, 1, 999_999, 1_000_000, 1_370_088_000_000_000, 1_370_088_000_000_001, 2**51):
+        stamp = Timestamp()
+        stamp.FromMicroseconds(microseconds)
+        data = encode_time(microseconds)
+        assert data == stamp.SerializeToString()
+        assert decode_time(data) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
