@@ -43,6 +43,15 @@ class Settings(BaseSettings):
     engine: Literal["local", "processes", "ray"] = Field(
         default="local", description="Who maps shards of heavy work."
     )
+    shard_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows in one shard; unset: a worker's memory / 1.2 kB, at most 3 million.",
+    )
+    workers: int = Field(default=2, ge=1, description="Processes of the engine `processes`.")
+    worker_memory: str | None = Field(
+        default=None, description="DuckDB memory of one worker; unset: memory_limit shared by the workers."
+    )
     alert_urls: tuple[SecretStr, ...] = Field(
         default=(), description="Apprise targets (JSON list) told of failed runs and blocked partitions."
     )
