@@ -323,4 +323,4 @@ def test_redis_keys_fields_and_times_are_feasts_bytes() -> None:
         stamp.FromMicroseconds(microseconds)
         data = encode_time(microseconds)
         assert data == stamp.SerializeToString()
-        assert decode_time(data) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+        assert decode_time(data) == microseconds
