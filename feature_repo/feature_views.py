@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from feast.types import Bool, FeastType, Float64, Int32, Int64, String, UnixTime
 from feast.value_type import ValueType
 
 from contrail.settings import Settings
-from features.documentation import FEATURES
+from feature_repo.feature_docs import DEPRECATED_TAG, age_words, usage_tags, when_missing
+from features.declarations import OWNER
+from features.documentation import ALL_FEATURES, FEATURES
 from features.request_time import AIRCRAFT_FEATURES, CATEGORICAL, REQUEST_COLUMNS, SCHEDULE_FEATURES
 from features.tables import FEATURE_TABLES, FeatureColumn, FeatureTable
 from features.vectors import VIEW_FEATURES, feature_order_sha256
 
-OWNER = "team:features"
 LATE_FLIGHT_SERVICE = "late_flight_2h"
 
 _TYPES: dict[str, FeastType] = {
@@ -75,7 +75,8 @@ def _field(column: FeatureColumn) -> Field:
         "unit": column.unit,
         "known_at": column.known_rule,
         "window": column.window,
-        "when_missing": "null" if column.prior is None else str(column.prior),
+        "when_missing": when_missing(ALL_FEATURES[column.name]),
+        **usage_tags(column.name),
     }
     return Field(name=column.name, dtype=_TYPES[column.sql_type], description=column.description, tags=tags)
 
@@ -88,7 +89,7 @@ def _view(table: FeatureTable, entities: dict[str, Entity], lake_root: Path) -> 
         timestamp_field="known_at",
         created_timestamp_column="created_at",
         description=f"The Delta table feature/{table.name}.",
-        owner=OWNER,
+        owner=table.owner,
     )
     used = [column for column in table.columns if column.name in VIEW_FEATURES[table.name]]
     return FeatureView(
@@ -101,11 +102,12 @@ def _view(table: FeatureTable, entities: dict[str, Entity], lake_root: Path) -> 
         tags={
             "table": f"feature/{table.name}",
             "entity": table.entity,
-            "grid": "events" if table.grid is None else f"{table.grid // timedelta(minutes=1)} min",
-            "max_age": f"{table.max_age // timedelta(hours=1)} h",
+            "grid": "events" if table.grid is None else age_words(table.grid),
+            "max_age": age_words(table.max_age),
             "made_of": ", ".join(table.sources),
+            **({DEPRECATED_TAG: table.deprecated} if table.deprecated else {}),
         },
-        owner=OWNER,
+        owner=table.owner,
     )
 
 
@@ -120,7 +122,8 @@ def _request_tags(names: tuple[str, ...]) -> dict[str, str]:
         name: f"{FEATURES[name].description} Unit: {FEATURES[name].unit}. Known at: {FEATURES[name].known_rule}."
         for name in names
     }
-    return {"function": "features.request_time", **documented}
+    used = {f"{name}.{tag}": text for name in names for tag, text in usage_tags(name).items()}
+    return {"function": "features.request_time", **documented, **used}
 
 
 def _on_demand(aircraft_leg: FeatureView, request: RequestSource) -> tuple[OnDemandFeatureView, ...]:

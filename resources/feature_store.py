@@ -25,6 +25,8 @@ import yaml
 from contrail.asof_join import point_in_time_join
 from contrail.asof_sources import join_view
 from contrail.clock import pin_utc
+from contrail.feature_changes import FeatureChange
+from contrail.lake import Lake
 from contrail.online import OnlineRow, read_online
 from contrail.online_stores import store_path
 from contrail.online_views import online_view
@@ -38,6 +40,7 @@ from features.request_time import (
     request_time_row,
 )
 from features.vectors import fill_priors, fill_priors_row
+from resources.feature_changes import changes as feature_changes
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView
@@ -57,11 +60,13 @@ class Applied:
         counts: kind of object -> how many are registered now.
         changes: what was created, updated or deleted, in Feast's words; empty when nothing was.
         registry_sha256: identity of what is registered, without times.
+        feature_changes: what that means feature by feature, with the models concerned.
     """
 
     counts: Mapping[str, int]
     changes: tuple[str, ...]
     registry_sha256: str
+    feature_changes: tuple[FeatureChange, ...]
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             # To Feast a view that was materialised since differs from its declaration, which has no intervals.
             if view.name in registered:
                 view.materialization_intervals = registered[view.name].materialization_intervals
+        changed = feature_changes(store, declared, Lake(self.settings.lake_root))
         contents = RepoContents(
             projects=[Project(name=store.project)],
             entities=[*declared.entities, DUMMY_ENTITY],
@@ -144,6 +150,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             },
             changes=tuple(line for line in lines if line and not line.startswith("No changes")),
             registry_sha256=registry_sha256(store),
+            feature_changes=changed,
         )
 
     def historical(self, rows: pa.Table, service: str) -> tuple[pa.Table, dict[str, int]]:
