@@ -10,13 +10,14 @@ Written and read without protobuf objects, which cost more than the storage; tes
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import mmh3
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEAD = struct.Struct("<II")
 _DOUBLE, _FLOAT = struct.Struct("<d").unpack_from, struct.Struct("<f").unpack_from
 _NO_TIME = -(1 << 63)  # how Feast stores a null among instants
 
@@ -52,7 +53,7 @@ def _text(value: str) -> bytes:
 
 
 # Feast's type name -> the field of feast.types.Value, with its tag.
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+VALUE_TYPES: dict[str, Callable[[Any], bytes]] = {
     "STRING": _text,
     "INT32": lambda value: b"\x18" + _varint(value),
     "INT64": lambda value: b"\x20" + _varint(value),
@@ -61,10 +62,19 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "BOOL": lambda value: b"\x38\x01" if value else b"\x38\x00",
     "UNIX_TIMESTAMP": lambda value: b"\x40" + _varint(epoch_seconds(value)),
 }
-_KEY_ENCODERS: dict[str, tuple[int, Callable[[Any], bytes]]] = {
-    "STRING": (2, str.encode),
-    "INT32": (3, struct.Struct("<i").pack),
-    "INT64": (4, struct.Struct("<q").pack),
+_INT32, _INT64 = struct.Struct("<IIi"), struct.Struct("<IIq")
+
+
+def _key_text(value: str) -> bytes:
+    data = value.encode()
+    return _HEAD.pack(2, len(data)) + data
+
+
+# Feast's type name -> the value's Python type, and how it stands in an entity key: type number, length, bytes.
+KEY_TYPES: dict[str, tuple[type, Callable[[Any], bytes]]] = {
+    "STRING": (str, _key_text),
+    "INT32": (int, lambda value: _INT32.pack(3, 4, value)),
+    "INT64": (int, lambda value: _INT64.pack(4, 8, value)),
 }
 
 
@@ -87,9 +97,9 @@ def encode_value(value: Any, kind: str) -> bytes:
     Raises:
         OnlineError: the type is not one of the scalar types that are served.
     """
-    if kind not in _ENCODERS:
-        raise OnlineError(f"features of type {kind} cannot be served; known: {sorted(_ENCODERS)}")
-    return b"" if value is None else _ENCODERS[kind](value)
+    if kind not in VALUE_TYPES:
+        raise OnlineError(f"features of type {kind} cannot be served; known: {sorted(VALUE_TYPES)}")
+    return b"" if value is None else VALUE_TYPES[kind](value)
 
 
 def decode_value(data: bytes | None) -> Any:
@@ -129,17 +139,20 @@ def encode_key(values: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
         kinds: join key -> name of Feast's `ValueType`. An int32 and an int64 of the same value are different keys.
     """
     names = sorted(kinds)
-    out = [struct.pack("<I", len(names))]
-    for name in names:
-        data = name.encode()
-        out += [struct.pack("<II", 2, len(data)), data]
-    for name in names:
-        if kinds[name] not in _KEY_ENCODERS:
-            raise OnlineError(f"entity key {name!r} is of type {kinds[name]}; known: {sorted(_KEY_ENCODERS)}")
-        number, encode = _KEY_ENCODERS[kinds[name]]
-        data = encode(values[name])
-        out += [struct.pack("<II", number, len(data)), data]
-    return b"".join(out)
+    if unknown := [name for name in names if kinds[name] not in KEY_TYPES]:
+        raise OnlineError(
+            f"entity key {unknown[0]!r} is of type {kinds[unknown[0]]}; known: {sorted(KEY_TYPES)}"
+        )
+    return key_prefix(names) + b"".join(KEY_TYPES[kinds[name]][1](values[name]) for name in names)
+
+
+def key_prefix(names: Sequence[str]) -> bytes:
+    """What the entity keys of some join keys, sorted by name, begin with: how many they are, and their names."""
+    return struct.pack("<I", len(names)) + b"".join(_key_text(name) for name in names)
+
+
+ENTITYLESS_KEY = encode_key({"__dummy_id": ""}, {"__dummy_id": "STRING"})
+"""The one key of a view without entity."""
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""The model's vector, online: the stored rows, priors where there are none, and what comes with the request.
+
+The same functions as offline make it (`fill_priors_row`, `request_time_row`), on plain values, without a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from contrail.online_layout import OnlineError
+from contrail.online_read import OnlineReader, OnlineRow
+from features.request_time import CATEGORICAL, LEG_COLUMNS, REQUEST_COLUMNS, RequestError, request_time_row
+from features.vectors import fill_priors_row
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+DECISION_COLUMN = "decision_at"
+# Join keys that have but one value: nobody need name them.
+CONSTANT_KEYS: Mapping[str, Any] = MappingProxyType({"network": "all"})
+
+
+@dataclass(frozen=True)
+class OnlineVector:
+    """One entity's vector.
+
+    Attributes:
+        features: feature -> value, in the service's order; without those of `not_computed`.
+        views: feature view -> its stored row, with status, known-at time and age.
+        not_computed: the features that need request columns which the request has not.
+    """
+
+    features: Mapping[str, Any]
+    views: Mapping[str, OnlineRow]
+    not_computed: tuple[str, ...] = ()
+
+
+class OnlineVectors:
+    """Makes vectors of one feature service, which is resolved once; any number of threads may ask.
+
+    Attributes:
+        reader: for its keys, its views, and `refresh`.
+        computed: the service's features that are computed with the request, in its order.
+    """
+
+    def __init__(self, store: FeatureStore, service: str) -> None:
+        """Resolve the service.
+
+        Raises:
+            OnlineError: it is not registered, or cannot be read.
+        """
+        self.reader = OnlineReader(store, service)
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        stored = {name for view in self.reader.service.views for name in view.outputs}
+        return tuple(name for name in self.reader.service.features if name not in stored)
+
+    @property
+    def request_columns(self) -> Mapping[str, str]:
+        """What a request must hold beside the join keys: column -> SQL type; nothing where nothing is computed."""
+        if not self.computed:
+            return {}
+        return {
+            n: kind
+            for n, kind in REQUEST_COLUMNS.items()
+            if n not in self.reader.keys and n != DECISION_COLUMN
+        }
+
+    def read(
+        self, requests: Sequence[Mapping[str, Any]], *, now: datetime, partial: bool = False
+    ) -> list[OnlineVector]:
+        """The vectors of some requests, stored rows in one round trip.
+
+        Args:
+            requests: per entity the join keys and request columns. ``decision_at`` is `now` unless given;
+                `CONSTANT_KEYS` need not be given.
+            now: the instant at which the stored rows' ages are judged.
+            partial: a request without all request columns has a vector without the features computed of them.
+
+        Raises:
+            OnlineError: a join key is missing or of another type, the store cannot be read, or it holds a row that
+                was known only after `now`.
+            RequestError: a request column is missing, and not `partial`.
+        """
+        asked = [{**CONSTANT_KEYS, DECISION_COLUMN: now, **request} for request in requests]
+        answer = self.reader.read(asked, now=now)
+        return [
+            self._vector(request, answer.values(number), answer.rows(number), now, partial)
+            for number, request in enumerate(asked)
+        ]
+
+    def _vector(
+        self,
+        request: Mapping[str, Any],
+        stored: Mapping[str, Any],
+        rows: Mapping[str, OnlineRow],
+        now: datetime,
+        partial: bool,
+    ) -> OnlineVector:
+        for name, row in rows.items():
+            if row.event_at is not None and row.event_at > now:
+                raise OnlineError(
+                    f"the online copy of {name} holds a row known at {row.event_at.isoformat()}, after the instant "
+                    f"asked about, {now.isoformat()}; it keeps the newest row only: ask about that instant or later"
+                )
+        values = fill_priors_row(stored)
+        names = self.reader.service.features
+        if self.computed:
+            request = {**request, **{name: stored.get(name) for name in LEG_COLUMNS}}
+            try:
+                values |= request_time_row(request)
+            except RequestError:
+                if not partial or all(request.get(name) is not None for name in REQUEST_COLUMNS):
+                    raise
+                values |= {name: request[name] for name in CATEGORICAL if request.get(name) is not None}
+        return OnlineVector(
+            {name: values[name] for name in names if name in values},
+            rows,
+            tuple(name for name in names if name not in values),
+        )
