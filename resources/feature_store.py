@@ -27,19 +27,16 @@ from contrail.asof_sources import join_view
 from contrail.clock import pin_utc
 from contrail.feature_changes import FeatureChange
 from contrail.lake import Lake
-from contrail.online import OnlineRow, read_online
-from contrail.online_stores import store_path
-from contrail.online_views import online_view
 from contrail.online_write import Materialized, materialize_view
 from contrail.settings import REPO_ROOT, Settings
+from feature_repo.online_vectors import OnlineVector, OnlineVectors
 from features.request_time import (
     CATEGORICAL,
     LEG_COLUMNS,
     REQUEST_COLUMNS,
     request_time_features,
-    request_time_row,
 )
-from features.vectors import fill_priors, fill_priors_row
+from features.vectors import fill_priors
 from resources.feature_changes import changes as feature_changes
 
 if TYPE_CHECKING:
@@ -67,19 +64,6 @@ class Applied:
     changes: tuple[str, ...]
     registry_sha256: str
     feature_changes: tuple[FeatureChange, ...]
-
-
-@dataclass(frozen=True)
-class OnlineVector:
-    """One entity's vector.
-
-    Attributes:
-        features: feature -> value, in the service's order.
-        views: feature view -> its stored row, with status and known-at time.
-    """
-
-    features: Mapping[str, Any]
-    views: Mapping[str, OnlineRow]
 
 
 class FeatureStoreResource(dg.ConfigurableResource[Any]):
@@ -222,31 +206,17 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             done = [materialize_view(store, view, now=now, start=start, con=con) for view in views]
         return tuple(replace(one, source=self._table(one.source)) for one in done)
 
+    def online_vectors(self, service: str) -> OnlineVectors:
+        """A feature service, resolved once, to make online vectors of as often as one likes."""
+        return OnlineVectors(self.store(), service)
+
     def online(self, service: str, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[OnlineVector]:
-        """The online vectors of some entities.
-
-        Args:
-            rows: per entity the join keys and request columns; ``decision_at`` is `now` unless given.
-            now: the instant at which the stored rows' ages are judged.
-
-        Raises:
-            OnlineError: nothing was materialised yet.
-            RequestError: a request column is missing.
-        """
-        store = self.store()
-        feature_service = store.get_feature_service(service)
-        views = [
-            online_view(store.config, view, names) for view, names in _stored_features(store, feature_service)
-        ]
-        requests = [{DECISION_COLUMN: now, **row} for row in rows]
-        vectors: list[OnlineVector] = []
-        answers = read_online(store_path(store.config), views, requests, now=now)
-        for request, answer in zip(requests, answers, strict=True):
-            stored = {name: value for row in answer.values() for name, value in row.values.items()}
-            leg = {name: stored[name] for name in LEG_COLUMNS}
-            values = fill_priors_row(stored) | request_time_row({**request, **leg})
-            vectors.append(OnlineVector({name: values[name] for name in _names(feature_service)}, answer))
-        return vectors
+        """The online vectors of some entities, once: `OnlineVectors.read`."""
+        vectors = self.online_vectors(service)
+        try:
+            return vectors.read(rows, now=now)
+        finally:
+            vectors.reader.close()
 
     def _table(self, path: str) -> str:
         return Path(path).relative_to(self.settings.lake_root.resolve()).as_posix()
