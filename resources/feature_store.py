@@ -104,7 +104,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             # To Feast a view that was materialised since differs from its declaration, which has no intervals.
             if view.name in registered:
                 view.materialization_intervals = registered[view.name].materialization_intervals
-        changed = feature_changes(store, declared, Lake(self.settings.lake_root))
+        changed = feature_changes(store, declared, self._lake())
         contents = RepoContents(
             projects=[Project(name=store.project)],
             entities=[*declared.entities, DUMMY_ENTITY],
@@ -136,6 +136,12 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             registry_sha256=registry_sha256(store),
             feature_changes=changed,
         )
+
+    def pending_changes(self) -> tuple[FeatureChange, ...]:
+        """What `apply` would change, feature by feature; nothing is registered."""
+        from feature_repo.feature_views import declare
+
+        return feature_changes(self.store(), declare(self.settings.lake_root), self._lake())
 
     def historical(self, rows: pa.Table, service: str) -> tuple[pa.Table, dict[str, int]]:
         """Each row's vector as it was known at the row's decision time.
@@ -217,6 +223,9 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             return vectors.read(rows, now=now)
         finally:
             vectors.reader.close()
+
+    def _lake(self) -> Lake:
+        return Lake(self.settings.lake_root)
 
     def _table(self, path: str) -> str:
         return Path(path).relative_to(self.settings.lake_root.resolve()).as_posix()
