@@ -61,28 +61,34 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
         feature_store: FeatureStoreResource,
     ) -> dg.MaterializeResult[None]:
         now = lake.clock.now()
+        spine = (
+            f"SELECT * FROM ({use_case.spine_sql})"
+            f" WHERE {use_case.outcome_known_column} < TIMESTAMPTZ '{now.isoformat()}'"
+        )
         with lake.connect() as con:
-            inputs = incremental.pin(lake.lake, con, SPINE)
-            spine = con.sql(
-                f"SELECT * FROM ({use_case.spine_sql})"
-                f" WHERE {use_case.outcome_known_column} < TIMESTAMPTZ '{now.isoformat()}'"
-                f" ORDER BY {use_case.decision_column}, {use_case.entity_key}"
-            ).to_arrow_table()
-        if spine.num_rows == 0:
-            raise dg.Failure(f"{name}: no outcome is known yet", allow_retries=False)
-        rows, versions = feature_store.historical(spine, use_case.feature_service)
-        rows = rows.select(_training_columns(use_case))
-        lake.lake.create(name, rows.schema)
-        read = [*inputs, *(f"{table}@v{version}" for table, version in versions.items())]
-        commit = lake.commit(context, name, read, labels_until=now.isoformat())
-        version = lake.lake.replace_partitions(name, rows, commit, where="true")
+            tables = dict(zip(SPINE, incremental.pin(lake.lake, con, SPINE), strict=True))
+            if con.sql(f"SELECT 1 FROM ({spine}) LIMIT 1").fetchone() is None:
+                raise dg.Failure(f"{name}: no outcome is known yet", allow_retries=False)
+        made = feature_store.write_historical(
+            name,
+            spine,
+            use_case.feature_service,
+            spine_tables=tables,
+            order_by=[use_case.decision_column, use_case.entity_key],
+            columns=_training_columns(use_case),
+            commit=lake.commit(context, name, (), labels_until=now.isoformat()),
+        )
+        with lake.connect() as con:
+            rate = con.sql(f"SELECT avg({use_case.label}::INTEGER) FROM {lake.lake.scan(name, made.version)}")
+            (label_rate,) = rate.fetchone() or (None,)
         return dg.MaterializeResult(
             metadata={
-                "table": f"{name}@v{version}",
-                "rows": rows.num_rows,
-                "label_rate": float(booleans(rows, use_case.label).mean()),
+                "table": f"{name}@v{made.version}",
+                "rows": made.rows,
+                "shards": made.shards,
+                "label_rate": label_rate,
                 "labels_until": now.isoformat(),
-                "read": dg.MetadataValue.json(sorted(read)),
+                "read": dg.MetadataValue.json(list(made.inputs)),
             }
         )
 

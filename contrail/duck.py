@@ -38,6 +38,8 @@ def session_settings() -> tuple[str, ...]:
         "SET asof_loop_join_threshold = 0",
         "SET autoinstall_known_extensions = false",
         "SET autoload_known_extensions = false",
+        # A spawned process looks like a terminal to DuckDB.
+        "SET enable_progress_bar = false",
     )
 
 

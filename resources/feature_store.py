@@ -18,34 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import numpy as np
 import pyarrow as pa
 import yaml
 
-from contrail.asof_join import point_in_time_join
-from contrail.asof_sources import join_view
+from contrail.asof_shards import Joined
+from contrail.asof_sources import join_view, source_path
 from contrail.clock import pin_utc
 from contrail.feature_changes import FeatureChange
-from contrail.lake import Lake
+from contrail.lake import Commit, Lake
 from contrail.online_write import Materialized, materialize_view
 from contrail.settings import REPO_ROOT, Settings
+from contrail.shards import Means
 from feature_repo.online_vectors import OnlineVector, OnlineVectors
-from features.request_time import (
-    CATEGORICAL,
-    LEG_COLUMNS,
-    REQUEST_COLUMNS,
-    request_time_features,
-)
-from features.vectors import fill_priors
+from resources import historical
 from resources.feature_changes import changes as feature_changes
+from resources.historical import DECISION_COLUMN, Retrieval
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView
 
 FEATURE_REPO = REPO_ROOT / "feature_repo"
-DECISION_COLUMN = "decision_at"
-
-_ROW_ID = "__row_id"
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -163,38 +155,55 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
         """
         from contrail.asof import session
 
-        store = self.store()
-        feature_service = store.get_feature_service(service)
-        pins: dict[str, int] = {}
-        views = [
-            join_view(store.config, view, names, pins)
-            for view, names in _stored_features(store, feature_service)
-        ]
-        keys = {key for view in views for key in view.keys}
-        if missing := sorted({DECISION_COLUMN, *keys, *REQUEST_COLUMNS} - set(rows.column_names)):
-            raise ValueError(
-                f"the rows for {service} lack the columns {missing}; they have {rows.column_names}"
-            )
-        names = _names(feature_service)
-        if clash := sorted((set(names) - set(CATEGORICAL)) & set(rows.column_names)):
-            raise ValueError(f"the rows for {service} already have columns named like its features: {clash}")
-        spine = rows.select([DECISION_COLUMN, *sorted(keys)]).append_column(
-            _ROW_ID, pa.array(np.arange(rows.num_rows))
+        store, settings = self.store(), self.settings
+        retrieval = self._retrieval(store, service)
+        made = historical.vectors(
+            retrieval,
+            rows,
+            session=lambda: session(store.config),
+            lake_root=settings.lake_root,
+            means=Means.of(settings),
         )
-        with closing(session(store.config)) as con:
-            con.register("entity_rows", spine)
-            joined = point_in_time_join(
-                con, spine="entity_rows", decision_column=DECISION_COLUMN, row_id_column=_ROW_ID, views=views
-            ).to_arrow_table()
-        stored = {name: joined[name] for view in views for _, name in view.features}
-        computed = request_time_features(
-            {name: rows[name] for name in REQUEST_COLUMNS} | {name: stored[name] for name in LEG_COLUMNS}
-        )
-        values = fill_priors(stored) | computed
-        own = {name: rows[name] for name in rows.column_names if name not in names}
-        return (
-            pa.table(own | {name: values[name] for name in names}),
-            {self._table(path): version for path, version in pins.items()},
+        return made, retrieval.versions
+
+    def write_historical(
+        self,
+        table: str,
+        spine_sql: str,
+        service: str,
+        *,
+        spine_tables: Mapping[str, str],
+        order_by: Sequence[str],
+        columns: Sequence[str],
+        commit: Commit,
+    ) -> Joined:
+        """`historical` for the rows of a query, straight into a table, whose content they become in one commit.
+
+        Neither the rows nor their vectors are held in this process as a whole.
+
+        Args:
+            table: an unpartitioned table of the lake; it is created where it does not exist.
+            spine_sql: a SELECT over `spine_tables` (name in it -> ``stage/name@v3``) that yields the columns that
+                `historical` needs of its rows.
+            order_by: columns of it that make its rows unique.
+            columns: what is kept of its columns and the vector.
+            commit: what is read is added to its inputs.
+
+        Raises:
+            ShardError: a shard was not finished, or the query has no rows.
+            LakeError: the table exists with other columns.
+        """
+        settings = self.settings
+        return historical.vectors_into(
+            Lake(settings.lake_root),
+            table,
+            self._retrieval(self.store(), service),
+            spine_sql=spine_sql,
+            spine_tables=spine_tables,
+            order_by=order_by,
+            columns=columns,
+            commit=commit,
+            means=Means.of(settings),
         )
 
     def materialize(self, now: datetime, *, start: datetime | None = None) -> tuple[Materialized, ...]:
@@ -226,6 +235,19 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
 
     def _lake(self) -> Lake:
         return Lake(self.settings.lake_root)
+
+    def _retrieval(self, store: FeatureStore, service: str) -> Retrieval:
+        asked = store.get_feature_service(service)
+        pins: dict[str, int] = {}
+        views = [
+            (join_view(store.config, view, names, pins), source_path(store.config, view.batch_source))
+            for view, names in _stored_features(store, asked)
+        ]
+        return Retrieval(
+            service=service,
+            views=tuple((view, f"{self._table(path)}@v{pins[path]}") for view, path in views),
+            features=tuple(_names(asked)),
+        )
 
     def _table(self, path: str) -> str:
         return Path(path).relative_to(self.settings.lake_root.resolve()).as_posix()
