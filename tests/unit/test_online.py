@@ -260,13 +260,13 @@ def test_killed_in_the_middle_and_run_again(store: FeatureStore, tmp_path: Path)
         from feast.repo_config import RepoConfig
         from contrail import online_write
         config = RepoConfig.model_validate_json(sys.stdin.read())
-        whole, calls = online_write._cells, []
+        whole, calls = online_write.encode_rows, []
         def cells(*arguments, **options):
             calls.append(1)
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(*arguments, **options)
-        online_write._cells = cells
+        online_write.encode_rows = cells
         online_write.materialize_view(FeatureStore(config=config), "prices", now=datetime.fromisoformat(sys.argv[1]), batch_rows=2)
     """
     killed = subprocess.run(
