@@ -13,12 +13,12 @@ from contrail import incremental, landing
 from contrail.incremental import Extension
 from contrail.lake import Commit
 from contrail.settings import Settings
+from feature_repo.feature_docs import table_markdown
 from features.tables import FEATURE_TABLES, FeatureTable
 from resources.columns import schema_metadata
 from resources.lake import LakeResource
 
 STAGE = "feature"
-OWNER = "team:features"
 
 
 class BuildConfig(dg.Config):
@@ -52,22 +52,30 @@ def _feature_asset(table: FeatureTable) -> dg.AssetsDefinition:
         key=dg.AssetKey([STAGE, table.name]),
         group_name=STAGE,
         description=table.description,
-        owners=[OWNER],
+        owners=[table.owner],
         kinds={"duckdb", "delta"},
         deps=[dg.AssetKey(source.split("/")) for source in table.sources],
-        metadata=schema_metadata(described),
+        metadata={
+            **schema_metadata(described),
+            "features": dg.MetadataValue.md(table_markdown(table)),
+        },
         pool="lake",
     )
     def feature_table(
         context: dg.AssetExecutionContext, config: BuildConfig, lake: dg.ResourceParam[LakeResource]
     ) -> dg.MaterializeResult[None]:
         built = _extend(context, lake, table, rebuild=config.rebuild)
+        revised = built.revised
         return dg.MaterializeResult(
             metadata={
                 "table": f"{STAGE}/{table.name}@v{built.version}",
                 "rows_built": built.rows,
                 "built_from": built.lo.isoformat(),
                 "built_until": built.hi.isoformat(),
+                "corrected": f"{revised.lo.isoformat()}..{revised.hi.isoformat()}, versions created from "
+                f"{revised.created_from.isoformat()} on"
+                if revised
+                else "nothing",
             }
         )
 
@@ -100,6 +108,8 @@ def _extend(
             start=datetime.combine(landed.first, time(), UTC),
             until=min(complete, now),
             now=now,
+            delivered_until=landed.newest_fact_delivered_at,
             commit=commit,
+            revise=table.revise,
             rebuild=rebuild,
         )

@@ -6,10 +6,12 @@ What belongs here: `feast apply` and materialisation as assets. What does not: w
 import dagster as dg
 import pyarrow as pa
 
+from assets import feature_store_checks
 from contrail.settings import Settings
 from features.tables import FEATURE_TABLES
 from resources.column_docs import describe
 from resources.columns import schema_metadata
+from resources.feature_changes import change_table
 from resources.feature_store import FeatureStoreResource
 from resources.lake import LakeResource
 
@@ -28,8 +30,7 @@ ONLINE_SCHEMA = pa.schema(
 
 
 def build(settings: Settings) -> list[dg.AssetsDefinition]:
-    """Registry and online store."""
-    del settings
+    """Registry and online store, with the checks on it."""
     tables = [dg.AssetKey(["feature", name]) for name in FEATURE_TABLES]
 
     @dg.asset(
@@ -52,6 +53,8 @@ def build(settings: Settings) -> list[dg.AssetsDefinition]:
             metadata={
                 **applied.counts,
                 "changes": len(applied.changes),
+                "features_added": sum(change.kind == "added" for change in applied.feature_changes),
+                "features_changed": change_table(applied.feature_changes),
                 "registry_sha256": applied.registry_sha256,
             }
         )
@@ -100,4 +103,4 @@ def build(settings: Settings) -> list[dg.AssetsDefinition]:
             }
         )
 
-    return [registry, online]
+    return [registry, online, *feature_store_checks.build(settings)]

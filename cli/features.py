@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli import features_docs
 from cli.output import Failure
 
 app = typer.Typer(
@@ -54,6 +55,9 @@ def get(
     from cli import features_get as command
 
     command.main(entity, service=service, use_case=use_case, at=_instant(at), as_json=json)
+
+
+features_docs.register(app)
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from cli.output import failures, print_json, say, table
 from contrail.settings import Settings
 
+if TYPE_CHECKING:
+    from contrail.view_freshness import ViewFreshness
+
+
+VIEW_COLUMNS = (
+    "view", "state", "built until", "behind hours", "behind now hours", "online until", "online version", "newest row",
+    "newest row age hours", "max age hours",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Status:
-    """The installation now."""
+    """The installation now.
+
+    Attributes:
+        feature_views: one record per feature view, times and ages of `contrail.view_freshness` in it.
+        stale_views: a sentence for each view that is not fresh.
+    """
 
     now: datetime
     complete_until: datetime | None
@@ -20,6 +34,8 @@ class Status:
     blocked: list[dict[str, str]]
     corrections: list[dict[str, Any]]
     tables: list[dict[str, Any]]
+    feature_views: list[dict[str, Any]]
+    stale_views: list[str]
     models: list[dict[str, Any]]
     due: list[dict[str, str]]
     notes: list[str]
@@ -43,12 +59,13 @@ def main(*, as_json: bool) -> None:
 
 def collect(settings: Settings) -> Status:
     """Read the status off landing zone, lake and plan."""
-    from contrail import freshness, intake, registry
+    from contrail import freshness, intake, registry, view_freshness
     from contrail.clock import clock_for
     from contrail.completeness import complete_until
     from contrail.contracts import load_contracts
     from contrail.lake import Lake
     from feature_repo.use_cases import USE_CASES
+    from feature_repo.view_rules import ONLINE_TABLE, view_rules
     from jobs.plan import plan
 
     lake = Lake(settings.lake_root)
@@ -60,10 +77,8 @@ def collect(settings: Settings) -> Status:
             "feed": f"raw/{feed.table}",
             "state": feed.state,
             "newest delivery": feed.newest_delivered_at,
-            "age hours": None if feed.age is None else round(feed.age.total_seconds() / 3600, 1),
-            "allowed": None
-            if feed.allowed_age is None
-            else round(feed.allowed_age.total_seconds() / 3600, 1),
+            "age hours": _hours(feed.age),
+            "allowed": _hours(feed.allowed_age),
             "files waiting": feed.waiting_files,
         }
         for feed in freshness.all_feeds(lake, settings.landing_root, contracts, now)
@@ -90,6 +105,10 @@ def collect(settings: Settings) -> Status:
         for name in lake.tables()
         if not name.startswith(("trail/", "quarantine/"))
     ]
+    complete = complete_until(lake, contracts).until
+    views = view_freshness.all_views(
+        lake, view_rules(), online_table=ONLINE_TABLE, complete_until=complete, now=now
+    )
     steps = [{"job": step.job, "days": step.days, "why": step.reason} for step in due.steps]
     advice = [_advice(b["partition"], b["why"]) for b in blocked]
     if steps:
@@ -97,13 +116,14 @@ def collect(settings: Settings) -> Status:
     if not feeds or all(feed["state"] == "never landed" for feed in feeds):
         advice.insert(0, "contrail land   (nothing has landed yet)")
     return Status(
-        now, complete_until(lake, contracts).until, feeds, blocked, corrections, tables, models, steps,
-        list(due.notes), advice,
+        now, complete, feeds, blocked, corrections, tables, [_view_record(view) for view in views],
+        [view_freshness.in_words(view) for view in views if view.state != "fresh" or view.outside_max_age],
+        models, steps, list(due.notes), advice,
     )  # fmt: skip
 
 
 def _corrections(settings: Settings, tables: list[str]) -> list[dict[str, Any]]:
-    """Superseding files: kept in raw and clean as further versions; features still show what was known first."""
+    """Superseding files: kept in raw and clean as further versions; features show them from their delivery on."""
     from contrail import landing
 
     return [
@@ -116,6 +136,30 @@ def _corrections(settings: Settings, tables: list[str]) -> list[dict[str, Any]]:
         for d in landing.deliveries(settings.landing_root, name)
         if d.supersedes is not None
     ]
+
+
+def _view_record(view: ViewFreshness) -> dict[str, Any]:
+    facts, online = view.facts, view.facts.online
+    return {
+        "view": view.rules.view,
+        "state": view.state,
+        "version": facts.version,
+        "built until": facts.built_until,
+        "behind hours": _hours(view.lag),
+        "behind now hours": _hours(view.lag_to_now),
+        "online version": None if online is None else online.version,
+        "online until": None if online is None else online.until,
+        "newest row": facts.newest_known_at,
+        "newest row age hours": _hours(view.newest_age),
+        "max age hours": _hours(view.rules.max_age),
+        "outside max age": view.outside_max_age,
+        "entities": facts.entities,
+        "entities answering": facts.entities_answering,
+    }
+
+
+def _hours(span: timedelta | None) -> float | None:
+    return None if span is None else round(span / timedelta(hours=1), 1)
 
 
 def _last_run(lake: Any, name: str) -> str:
@@ -136,10 +180,18 @@ def _print(found: Status) -> None:
         say("\nblocked partitions (their rows lie in quarantine)")
         say(table(found.blocked, ["partition", "why"]))
     if found.corrections:
-        say("\ncorrections (kept in raw and clean as further versions; features keep what was known first)")
+        say(
+            "\ncorrections (kept in raw and clean as further versions; features show them from their delivery on)"
+        )
         say(table(found.corrections, ["file", "delivered", "supersedes"]))
     say("\ntables")
     say(table(found.tables, ["table", "version", "last run"]))
+    say(
+        "\nfeature views (fresh by what their table's commit says it was built until, not by the age of rows)"
+    )
+    say(table(found.feature_views, VIEW_COLUMNS))
+    for sentence in found.stale_views:
+        say(f"  ! {sentence}")
     if found.models:
         say("\nmodels")
         say(table(found.models, ["use case", "version", "role", "sha256", "registered"]))

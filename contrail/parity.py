@@ -191,9 +191,9 @@ def listed(mismatches: Sequence[Mismatch], most: int = MOST_LISTED) -> tuple[Seq
 
 
 def sample_entities(
-    con: duckdb.DuckDBPyConnection, view: JoinView, *, count: int, now: datetime
+    con: duckdb.DuckDBPyConnection, view: JoinView, *, count: int, seed: datetime, now: datetime
 ) -> list[dict[str, Any]]:
-    """Entities that have a row known at `now`, drawn by the md5 of their keys and of `now`: the same for the same now.
+    """Entities that have a row known at `now`, drawn by the md5 of `seed` and their keys: another seed, another sample.
 
     Entities whose newest row is outside max age are among them: they must not be served.
     """
@@ -206,7 +206,7 @@ def sample_entities(
     names = ", ".join(q(key) for key in view.keys)
     drawn = (
         f"SELECT {names} FROM (SELECT DISTINCT {keys} FROM {view.scan_sql} WHERE {' AND '.join(known)}) "
-        f"ORDER BY md5(concat_ws('|', {quote_literal(now.isoformat())}, {names})), {names} LIMIT {count}"
+        f"ORDER BY md5(concat_ws('|', {quote_literal(seed.isoformat())}, {names})), {names} LIMIT {count}"
     )
     return con.execute(drawn).to_arrow_table().to_pylist()
 

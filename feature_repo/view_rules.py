@@ -5,6 +5,9 @@ from __future__ import annotations
 from contrail.view_freshness import ViewRules
 from features.tables import FEATURE_TABLES
 
+ONLINE_TABLE = "feature_store/online"
+"""The lake table in which every materialisation says of each view which version it copied, and until when."""
+
 
 def view_rules() -> list[ViewRules]:
     """One per feature table, in their order."""

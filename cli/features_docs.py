@@ -1,0 +1,186 @@
+"""`contrail features docs | describe | changes`: what the features mean, who uses them, what a change concerns."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Failure, print_json, say, table
+from contrail.settings import Settings
+
+if TYPE_CHECKING:
+    from contrail.feature_changes import FeatureChange
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@dataclass(frozen=True)
+class Described:
+    """One feature as it is declared, with the models that use it.
+
+    Attributes:
+        used_by: declared models.
+        registered_models: the registered versions that have it, or one computed from it, among their inputs.
+    """
+
+    feature: str
+    description: str
+    type: str
+    unit: str
+    window: str
+    known_at: str
+    when_missing: str
+    view: str
+    keys: tuple[str, ...]
+    max_age: str
+    sources: tuple[str, ...]
+    owner: str
+    deprecated: str
+    goes_into: tuple[str, ...]
+    used_by: tuple[str, ...]
+    registered_models: list[dict[str, object]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `contrail features`."""
+
+    @app.command()
+    def docs(
+        write: Annotated[
+            bool, typer.Option("--write", help="Write docs/features.md instead of printing it.")
+        ] = False,
+    ) -> None:
+        """Render the documentation of all features from their declarations."""
+        print_docs(write=write)
+
+    @app.command()
+    def describe(
+        name: Annotated[str, typer.Argument(help="A feature, of the vector or only of a table.")],
+        json: Json = False,
+    ) -> None:
+        """Say what one feature means, where it comes from, and which models use it, registered versions included."""
+        print_described(name, as_json=json)
+
+    @app.command()
+    def changes(json: Json = False) -> None:
+        """List the features whose declaration differs from what is registered, and the models that concerns."""
+        print_changes(as_json=json)
+
+
+def print_docs(*, write: bool) -> None:
+    """Print the document, or write it where it is committed."""
+    from feature_repo.feature_docs import DOCS_PATH, render
+
+    text = render()
+    if not write:
+        say(text.rstrip("\n"))
+        return
+    path: Path = Settings().repo_root / DOCS_PATH
+    path.write_text(text, encoding="utf-8")
+    say(f"written: {DOCS_PATH}")
+
+
+def print_described(name: str, *, as_json: bool) -> None:
+    """Print one feature."""
+    found = described(Settings(), name)
+    if as_json:
+        print_json(found)
+        return
+    say(found.feature)
+    if found.deprecated:
+        say(f"  DEPRECATED     {found.deprecated}")
+    for label, text in (
+        ("says", found.description),
+        ("type and unit", f"{found.type}, {found.unit}"),
+        ("window", found.window or "none: a level or a single observation"),
+        ("known at", found.known_at),
+        ("when missing", found.when_missing),
+        ("view", f"{found.view}, by {', '.join(found.keys)}" if found.keys else found.view),
+        ("max age", found.max_age),
+        ("made of", ", ".join(found.sources) or "the request alone"),
+        ("owner", found.owner),
+        ("goes into", ", ".join(found.goes_into) or "no vector"),
+        ("used by", ", ".join(found.used_by) or "no declared model"),
+    ):
+        say(f"  {label:<14} {text}")
+    if found.registered_models:
+        say("registered models that use it")
+        say(table(found.registered_models, ["use case", "version", "role", "sha256"]))
+    else:
+        say("no registered model uses it")
+
+
+def described(settings: Settings, name: str) -> Described:
+    """One feature, with the models of a home.
+
+    Raises:
+        Failure: there is no such feature; names that are like it are said.
+    """
+    from contrail import model_features
+    from contrail.lake import Lake
+    from feature_repo.feature_docs import age_words, used_by, when_missing
+    from feature_repo.use_cases import USE_CASES
+    from features.documentation import ALL_FEATURES
+
+    if name not in ALL_FEATURES:
+        like = difflib.get_close_matches(name, ALL_FEATURES, n=3)
+        hint = f"do you mean {' or '.join(like)}?" if like else "contrail features docs lists them all"
+        raise Failure(f"there is no feature {name!r}: {hint}")
+    feature = ALL_FEATURES[name]
+    models = model_features.registered(Lake(settings.lake_root), USE_CASES)
+    age: timedelta | None = feature.max_age
+    return Described(
+        feature=feature.name,
+        description=feature.description,
+        type=feature.sql_type,
+        unit=feature.unit,
+        window=feature.window,
+        known_at=feature.known_rule,
+        when_missing=when_missing(feature),
+        view=feature.source,
+        keys=feature.keys,
+        max_age=age_words(age) if age is not None else "none: no row is looked up",
+        sources=feature.sources,
+        owner=feature.owner,
+        deprecated=feature.deprecated,
+        goes_into=feature.vector_features,
+        used_by=used_by(feature),
+        registered_models=[
+            {"use case": model.use_case, "version": model.version, "role": model.role, "sha256": model.sha256[:12]}
+            | ({} if model.features is not None else {"inputs": "unknown: its files are damaged"})
+            for model in model_features.using(models, [name, *feature.vector_features])
+        ],
+    )  # fmt: skip
+
+
+def print_changes(*, as_json: bool) -> None:
+    """Print what `feast apply` would change, feature by feature; nothing is written."""
+    from resources.feature_store import FeatureStoreResource
+
+    found = FeatureStoreResource(home=str(Settings().home)).pending_changes()
+    if as_json:
+        print_json(found)
+    elif not found:
+        say("nothing: every feature is registered as it is declared")
+    else:
+        _print_changes(found)
+
+
+def _print_changes(found: tuple[FeatureChange, ...]) -> None:
+    added = [change for change in found if change.kind == "added"]
+    for change in found:
+        if change.kind == "added":
+            continue
+        say(f"{change.kind:<10} {change.feature} ({change.view})")
+        for what in change.what:
+            say(f"    {what}")
+        say(f"    models concerned: {', '.join(change.models) or 'none'}")
+    if added:
+        views = sorted({change.view for change in added})
+        say(f"added      {len(added)} features of {', '.join(views)}")
+    say("they are registered with the next run of feature_store/registry, or: feast apply")
