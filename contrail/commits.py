@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -74,6 +74,15 @@ class CommitRecord:
     git_sha: str
     rows_added: int | None
     extra: Mapping[str, str]
+
+    @property
+    def days(self) -> tuple[date, date] | None:
+        """The first and the last day that it says it wrote; None where it is not of days."""
+        first, _, last = self.partition.partition("..")
+        try:
+            return date.fromisoformat(first), date.fromisoformat(last or first)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True)
