@@ -22,13 +22,13 @@ FRESHNESS_SCHEMA = dg.TableSchema(
         dg.TableColumn("view", "string", "The feature view."),
         dg.TableColumn("state", "string", ", ".join(view_freshness.STATES)),
         dg.TableColumn("built until", "string", "From the commit of the view's table."),
-        dg.TableColumn("behind hours", "float", "Behind what the complete feeds allow to be built."),
-        dg.TableColumn("behind now hours", "float", "Behind the clock's now."),
+        dg.TableColumn("behind h", "float", "Hours behind what the complete feeds allow to be built."),
+        dg.TableColumn("behind now h", "float", "Hours behind the clock's now."),
         dg.TableColumn("online until", "string", "What was known until then is online."),
         dg.TableColumn("online version", "int", "The table's version that was copied."),
         dg.TableColumn("newest row", "string", "Known-at time of the newest row."),
-        dg.TableColumn("newest row age hours", "float", "Its age."),
-        dg.TableColumn("max age hours", "float", "The age up to which a row answers."),
+        dg.TableColumn("row age h", "float", "Its age, hours."),
+        dg.TableColumn("max age h", "float", "The age up to which a row answers, hours."),
         dg.TableColumn("outside max age", "bool", "Whether no row answers any more."),
     ]
 )
@@ -98,13 +98,13 @@ def _cells(view: ViewFreshness) -> Iterator[tuple[str, str | float | int | bool 
     yield "view", view.rules.view
     yield "state", view.state
     yield "built until", _instant(facts.built_until)
-    yield "behind hours", _hours(view.lag)
-    yield "behind now hours", _hours(view.lag_to_now)
+    yield "behind h", _hours(view.lag)
+    yield "behind now h", _hours(view.lag_to_now)
     yield "online until", _instant(None if online is None else online.until)
     yield "online version", None if online is None else online.version
     yield "newest row", _instant(facts.newest_known_at)
-    yield "newest row age hours", _hours(view.newest_age)
-    yield "max age hours", _hours(view.rules.max_age)
+    yield "row age h", _hours(view.newest_age)
+    yield "max age h", _hours(view.rules.max_age)
     yield "outside max age", view.outside_max_age
 
 

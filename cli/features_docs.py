@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 
 @dataclass(frozen=True)
-class Described:
-    """One feature as it is declared, with the models that use it.
-
-    Attributes:
-        used_by: declared models.
-        registered_models: the registered versions that have it, or one computed from it, among their inputs.
-    """
+class Declared:
+    """One feature as it is declared; `used_by` are the declared models."""
 
     feature: str
     description: str
@@ -43,6 +37,13 @@ class Described:
     deprecated: str
     goes_into: tuple[str, ...]
     used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Described:
+    """One feature, and the registered model versions that have it, or one computed from it, among their inputs."""
+
+    declared: Declared
     registered_models: list[dict[str, object]]
 
 
@@ -54,9 +55,10 @@ def register(app: typer.Typer) -> None:
         write: Annotated[
             bool, typer.Option("--write", help="Write docs/features.md instead of printing it.")
         ] = False,
+        json: Json = False,
     ) -> None:
         """Render the documentation of all features from their declarations."""
-        print_docs(write=write)
+        print_docs(write=write, as_json=json)
 
     @app.command()
     def describe(
@@ -72,17 +74,19 @@ def register(app: typer.Typer) -> None:
         print_changes(as_json=json)
 
 
-def print_docs(*, write: bool) -> None:
-    """Print the document, or write it where it is committed."""
+def print_docs(*, write: bool, as_json: bool) -> None:
+    """Print the document, or write it where it is committed; as JSON, a list of all features."""
     from feature_repo.feature_docs import DOCS_PATH, render
+    from features.documentation import ALL_FEATURES
 
     text = render()
-    if not write:
-        say(text.rstrip("\n"))
-        return
-    path: Path = Settings().repo_root / DOCS_PATH
-    path.write_text(text, encoding="utf-8")
-    say(f"written: {DOCS_PATH}")
+    if write:
+        path: Path = Settings().repo_root / DOCS_PATH
+        path.write_text(text, encoding="utf-8")
+    if as_json:
+        print_json([declared(name) for name in ALL_FEATURES])
+    else:
+        say(f"written: {DOCS_PATH}" if write else text.rstrip("\n"))
 
 
 def print_described(name: str, *, as_json: bool) -> None:
@@ -91,40 +95,38 @@ def print_described(name: str, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    say(found.feature)
-    if found.deprecated:
-        say(f"  DEPRECATED     {found.deprecated}")
+    feature = found.declared
+    say(feature.feature)
+    if feature.deprecated:
+        say(f"  DEPRECATED     {feature.deprecated}")
     for label, text in (
-        ("says", found.description),
-        ("type and unit", f"{found.type}, {found.unit}"),
-        ("window", found.window or "none: a level or a single observation"),
-        ("known at", found.known_at),
-        ("when missing", found.when_missing),
-        ("view", f"{found.view}, by {', '.join(found.keys)}" if found.keys else found.view),
-        ("max age", found.max_age),
-        ("made of", ", ".join(found.sources) or "the request alone"),
-        ("owner", found.owner),
-        ("goes into", ", ".join(found.goes_into) or "no vector"),
-        ("used by", ", ".join(found.used_by) or "no declared model"),
+        ("says", feature.description),
+        ("type and unit", f"{feature.type}, {feature.unit}"),
+        ("window", feature.window or "none: a level or a single observation"),
+        ("known at", feature.known_at),
+        ("when missing", feature.when_missing),
+        ("view", f"{feature.view}, by {', '.join(feature.keys)}" if feature.keys else feature.view),
+        ("max age", feature.max_age or "none: no row is looked up"),
+        ("made of", ", ".join(feature.sources) or "the request alone"),
+        ("owner", feature.owner),
+        ("goes into", ", ".join(feature.goes_into) or "no vector"),
+        ("used by", ", ".join(feature.used_by) or "no declared model"),
     ):
         say(f"  {label:<14} {text}")
     if found.registered_models:
         say("registered models that use it")
-        say(table(found.registered_models, ["use case", "version", "role", "sha256"]))
+        say(table(found.registered_models, ["use case", "version", "role", "sha256", "inputs"]))
     else:
         say("no registered model uses it")
 
 
-def described(settings: Settings, name: str) -> Described:
-    """One feature, with the models of a home.
+def declared(name: str) -> Declared:
+    """One feature.
 
     Raises:
         Failure: there is no such feature; names that are like it are said.
     """
-    from contrail import model_features
-    from contrail.lake import Lake
     from feature_repo.feature_docs import age_words, used_by, when_missing
-    from feature_repo.use_cases import USE_CASES
     from features.documentation import ALL_FEATURES
 
     if name not in ALL_FEATURES:
@@ -132,9 +134,7 @@ def described(settings: Settings, name: str) -> Described:
         hint = f"do you mean {' or '.join(like)}?" if like else "contrail features docs lists them all"
         raise Failure(f"there is no feature {name!r}: {hint}")
     feature = ALL_FEATURES[name]
-    models = model_features.registered(Lake(settings.lake_root), USE_CASES)
-    age: timedelta | None = feature.max_age
-    return Described(
+    return Declared(
         feature=feature.name,
         description=feature.description,
         type=feature.sql_type,
@@ -144,18 +144,40 @@ def described(settings: Settings, name: str) -> Described:
         when_missing=when_missing(feature),
         view=feature.source,
         keys=feature.keys,
-        max_age=age_words(age) if age is not None else "none: no row is looked up",
+        max_age=age_words(feature.max_age) if feature.max_age is not None else "",
         sources=feature.sources,
         owner=feature.owner,
         deprecated=feature.deprecated,
         goes_into=feature.vector_features,
         used_by=used_by(feature),
-        registered_models=[
-            {"use case": model.use_case, "version": model.version, "role": model.role, "sha256": model.sha256[:12]}
-            | ({} if model.features is not None else {"inputs": "unknown: its files are damaged"})
-            for model in model_features.using(models, [name, *feature.vector_features])
+    )
+
+
+def described(settings: Settings, name: str) -> Described:
+    """One feature, with the models of a home.
+
+    Raises:
+        Failure: there is no such feature.
+    """
+    from contrail import model_features
+    from contrail.lake import Lake
+    from feature_repo.use_cases import USE_CASES
+
+    feature = declared(name)
+    models = model_features.registered(Lake(settings.lake_root), USE_CASES)
+    return Described(
+        feature,
+        [
+            {
+                "use case": model.use_case,
+                "version": model.version,
+                "role": model.role,
+                "sha256": model.sha256[:12],
+                "inputs": "include it" if model.features is not None else "unknown: its files are damaged",
+            }
+            for model in model_features.using(models, [name, *feature.goes_into])
         ],
-    )  # fmt: skip
+    )
 
 
 def print_changes(*, as_json: bool) -> None:

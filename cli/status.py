@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 VIEW_COLUMNS = (
-    "view", "state", "built until", "behind hours", "behind now hours", "online until", "online version", "newest row",
-    "newest row age hours", "max age hours",
+    "view", "state", "built until", "behind h", "behind now h", "online until", "online version", "newest row",
+    "row age h", "max age h",
 )  # fmt: skip
 
 
@@ -145,13 +145,13 @@ def _view_record(view: ViewFreshness) -> dict[str, Any]:
         "state": view.state,
         "version": facts.version,
         "built until": facts.built_until,
-        "behind hours": _hours(view.lag),
-        "behind now hours": _hours(view.lag_to_now),
+        "behind h": _hours(view.lag),
+        "behind now h": _hours(view.lag_to_now),
         "online version": None if online is None else online.version,
         "online until": None if online is None else online.until,
         "newest row": facts.newest_known_at,
-        "newest row age hours": _hours(view.newest_age),
-        "max age hours": _hours(view.rules.max_age),
+        "row age h": _hours(view.newest_age),
+        "max age h": _hours(view.rules.max_age),
         "outside max age": view.outside_max_age,
         "entities": facts.entities,
         "entities answering": facts.entities_answering,
