@@ -63,7 +63,7 @@ def build(settings: Settings) -> list[dg.AssetsDefinition]:
         key=dg.AssetKey([STAGE, "online"]),
         group_name=STAGE,
         owners=[OWNER],
-        kinds={"feast", "sqlite"},
+        kinds={"feast", settings.online_store},
         deps=[dg.AssetKey([STAGE, "registry"]), *tables],
         description="The newest value of every entity in the online store, as of the project's now; one row per view "
         "says what was written and of which table version.",

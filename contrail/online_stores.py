@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from contrail.online_layout import OnlineError
 
@@ -140,6 +141,48 @@ class RedisAddress:
 
     def __repr__(self) -> str:
         return f"RedisAddress({self})"
+
+
+def redis_connection_string(url: str) -> str:
+    """A Redis URL as Feast's `connection_string`, with the waits that keep Feast's own clients from blocking too.
+
+    Args:
+        url: ``redis://[user:password@]host[:port][/db][?option=value]``, or ``rediss://`` for TLS. Options are
+            redis-py's: ``ssl_ca_certs``, ``socket_timeout``, …
+
+    Raises:
+        OnlineError: it is no such URL; the text does not show it.
+    """
+    what = "CONTRAIL_REDIS_URL must be redis://[user:password@]host[:port][/db], or rediss:// for TLS"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+        options: dict[str, Any] = {"db": int(parts.path.strip("/") or 0)}
+    except ValueError:
+        raise OnlineError(what) from None  # the cause would show the URL
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise OnlineError(what)
+    if ":" in parts.hostname:
+        raise OnlineError("Feast's connection_string cannot name an IPv6 address: use a host name")
+    if parts.scheme == "rediss":
+        options["ssl"] = True
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    options |= {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": READ_SECONDS, "retry": None}
+    for name, text in parse_qsl(parts.query):
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    written = [f"{name}={_in_connection_string(value)}" for name, value in options.items()]
+    return ",".join([f"{parts.hostname}:{port}", *written])
+
+
+def _in_connection_string(value: Any) -> str:
+    # Feast splits at commas and fills in $VARIABLES before it reads each value as JSON, which can write both otherwise.
+    return json.dumps(value).replace(",", "\\u002c").replace("$", "\\u0024")
 
 
 def redis_address(config: RepoConfig) -> RedisAddress:

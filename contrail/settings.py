@@ -52,6 +52,14 @@ class Settings(BaseSettings):
     worker_memory: str | None = Field(
         default=None, description="DuckDB memory of one worker; unset: memory_limit shared by the workers."
     )
+    online_store: Literal["sqlite", "redis"] = Field(
+        default="sqlite",
+        description="Where the online copy is: a file of the home, or the Redis of `redis_url`.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="redis://… or rediss://… (TLS), may hold user and password; for online_store=redis.",
+    )
     alert_urls: tuple[SecretStr, ...] = Field(
         default=(), description="Apprise targets (JSON list) told of failed runs and blocked partitions."
     )
@@ -76,6 +84,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"CONTRAIL_REPLAY_AT has no zone: {self.replay_at.isoformat()} (write …Z for UTC)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _redis_needs_an_address(self) -> Self:
+        if self.online_store == "redis" and self.redis_url is None:
+            raise ValueError("CONTRAIL_ONLINE_STORE=redis needs CONTRAIL_REDIS_URL (redis://host:6379/0)")
         return self
 
     @property

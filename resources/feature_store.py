@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ from contrail.asof_sources import join_view, source_path
 from contrail.clock import pin_utc
 from contrail.feature_changes import FeatureChange
 from contrail.lake import Commit, Lake
-from contrail.online_write import Materialized, materialize_view
+from contrail.online_stores import redis_connection_string
+from contrail.online_write import Materialized, materialize_view, prepare_store
 from contrail.settings import REPO_ROOT, Settings
 from contrail.shards import Means
 from feature_repo.online_vectors import OnlineVector, OnlineVectors
@@ -108,6 +110,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             label_views=[],
             permissions=[],
         )
+        prepare_store(store.config, list(declared.views))
         said = io.StringIO()
         # Feast's command line prints its plan; here it is part of the answer. Its on-demand views are "experimental"
         # for their speed in retrieval, where this project computes them itself.
@@ -297,23 +300,33 @@ def _without_times(value: Any) -> Any:
 
 
 def feature_store_yaml(settings: Settings) -> Path:
-    """The `feature_store.yaml` of a home; that of any other home than the default one is written there.
+    """The `feature_store.yaml` of a home; but for the default home with SQLite it is written into the home.
 
-    ``feast -c feature_repo -f <it> …`` works on the same store as `FeatureStoreResource`.
+    ``feast -c feature_repo -f <it> …`` works on the same store as `FeatureStoreResource`. One that names a Redis may
+    hold its password, and nobody else may read it.
+
+    Raises:
+        OnlineError: the setting `redis_url` is no address of a Redis.
     """
     literal = FEATURE_REPO / "feature_store.yaml"
-    if settings.home == REPO_ROOT / ".contrail":
+    url = settings.redis_url if settings.online_store == "redis" else None
+    if url is None and settings.home == REPO_ROOT / ".contrail":
         return literal
     config = yaml.safe_load(literal.read_text())
     config["registry"]["path"] = str(settings.registry_path)
     config["online_store"]["path"] = str(settings.online_store_path)
+    if url is not None:
+        connection = redis_connection_string(url.get_secret_value())
+        config["online_store"] = {"type": "redis", "connection_string": connection}
     config["offline_store"]["temp_directory"] = str(settings.temp_root)
     text = "# Written by contrail for this home; feature_repo/feature_store.yaml is the original.\n"
     text += yaml.safe_dump(config, sort_keys=False)
     path = settings.home / "feature_store.yaml"
     if not path.exists() or path.read_text() != text:
         settings.home.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(text)
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        draft.unlink(missing_ok=True)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o666 if url is None else 0o600), "w") as file:
+            file.write(text)
         draft.replace(path)
     return path

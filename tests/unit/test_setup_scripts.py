@@ -15,7 +15,7 @@ TOOLS = ("bash", "env", "id", "dirname", "cat", "cut", "sha256sum", "rm", "awk",
 
 @pytest.fixture
 def bare_path(tmp_path: Path) -> Path:
-    """A folder for PATH with the ordinary tools, but neither chromium nor apt-get nor python3.11."""
+    """A folder for PATH with the ordinary tools, but neither chromium nor redis-server nor apt-get nor python3.11."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in TOOLS:
@@ -36,15 +36,21 @@ def run(script: str, path: Path, **environment: str) -> subprocess.CompletedProc
 def test_a_missing_package_is_named_with_the_line_to_type(bare_path):
     done = run("system_packages.sh", bare_path)
     assert done.returncode == 0
-    assert "not installed: chromium; type: sudo apt-get install --yes" in done.stderr
+    assert "not installed: chromium redis-server; type: sudo apt-get install --yes" in done.stderr
 
 
-def test_a_missing_package_is_a_failure_under_ci(bare_path):
-    assert run("system_packages.sh", bare_path, CI="true").returncode == 1
+@pytest.mark.parametrize("there", ["chromium", "redis-server"])
+def test_a_missing_package_is_a_failure_under_ci(bare_path, there):
+    (bare_path / there).symlink_to("/bin/true")
+    done = run("system_packages.sh", bare_path, CI="true")
+    assert done.returncode == 1
+    missing = {"chromium", "redis-server"} - {there}
+    assert f"not installed: {missing.pop()};" in done.stderr
 
 
 def test_nothing_is_said_where_nothing_is_missing(bare_path):
-    (bare_path / "chromium").symlink_to("/bin/true")
+    for there in ("chromium", "redis-server"):
+        (bare_path / there).symlink_to("/bin/true")
     done = run("system_packages.sh", bare_path, CI="true")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -66,7 +72,7 @@ def test_what_may_be_installed_is_installed(bare_path, works):
     assert asked[0] == "update"
     assert done.returncode == (0 if works else 1)
     assert ("no such package" in done.stderr) is not works
-    assert (asked[-1] == "install --yes --no-install-recommends chromium") is works
+    assert (asked[-1] == "install --yes --no-install-recommends chromium redis-server") is works
 
 
 def test_bootstrap_names_the_debian_packages_where_python_is_missing(bare_path, tmp_path):
