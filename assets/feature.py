@@ -65,12 +65,17 @@ def _feature_asset(table: FeatureTable) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: BuildConfig, lake: dg.ResourceParam[LakeResource]
     ) -> dg.MaterializeResult[None]:
         built = _extend(context, lake, table, rebuild=config.rebuild)
+        revised = built.revised
         return dg.MaterializeResult(
             metadata={
                 "table": f"{STAGE}/{table.name}@v{built.version}",
                 "rows_built": built.rows,
                 "built_from": built.lo.isoformat(),
                 "built_until": built.hi.isoformat(),
+                "corrected": f"{revised.lo.isoformat()}..{revised.hi.isoformat()}, versions created from "
+                f"{revised.created_from.isoformat()} on"
+                if revised
+                else "nothing",
             }
         )
 
@@ -103,6 +108,8 @@ def _extend(
             start=datetime.combine(landed.first, time(), UTC),
             until=min(complete, now),
             now=now,
+            delivered_until=landed.newest_fact_delivered_at,
             commit=commit,
+            revise=table.revise,
             rebuild=rebuild,
         )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-_CLOSING = 2**31 - 1  # the number of an instant that never comes
+NEVER = 2**31 - 1  # the number of an instant that never comes
 
 
 class WindowError(ValueError):
@@ -79,6 +79,21 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """The part of a table that newer versions of its sources change.
+
+    Attributes:
+        lo: the first instant whose row may change, by known-at time.
+        hi: the first instant after the last one.
+        created_from: only versions created then or later change; those before stay as they were known then.
+    """
+
+    lo: datetime
+    hi: datetime
+    created_from: datetime
+
+
+@dataclass(frozen=True)
 class Total:
     """A total over a window.
 
@@ -93,7 +108,9 @@ class Total:
     steps: int | None = None
 
 
-def running_totals_sql(amounts: str, keys: Sequence[str], totals: Sequence[Total]) -> str:
+def running_totals_sql(
+    amounts: str, keys: Sequence[str], totals: Sequence[Total], *, limited: str | None = None
+) -> str:
     """SQL for the totals of every window at every instant at which one of them changes.
 
     Args:
@@ -101,6 +118,9 @@ def running_totals_sql(amounts: str, keys: Sequence[str], totals: Sequence[Total
             row per key and instant, or several.
         keys: the key columns; may be empty.
         totals: what to add up.
+        limited: a relation like `amounts` with two more columns, ``from_n`` and ``until_n`` (INTEGER; 0 and `NEVER`
+            are no limit): an amount that counts at the instants from_n <= n < until_n only, as what is known of a fact
+            until it is corrected, or since it was.
 
     Returns:
         A SELECT with the key columns, ``n`` and one BIGINT column per total, unordered. Only integers are added, so
@@ -112,11 +132,17 @@ def running_totals_sql(amounts: str, keys: Sequence[str], totals: Sequence[Total
     entering = ", ".join(f"{total.source} AS {total.name}" for total in totals)
     moves = [f"SELECT {key_list}n, {entering} FROM amounts"]
     for shift in shifts:
-        leaving = ", ".join(f"-{total.source}" if total.steps == shift else "0" for total in totals)
-        some = " OR ".join(
-            f"{source} <> 0" for source in sorted({t.source for t in totals if t.steps == shift})
+        moves.append(
+            f"SELECT {key_list}n + {shift}, {_moved('-', totals, shift)} FROM amounts WHERE {_some(totals, shift)}"
         )
-        moves.append(f"SELECT {key_list}n + {shift}, {leaving} FROM amounts WHERE {some}")
+    if limited is not None:
+        for shift in [None, *shifts]:
+            end = "until_n" if shift is None else f"least(n + {shift}, until_n)"
+            counts = f"FROM {limited} WHERE greatest(n, from_n) < {end}"
+            moves.append(f"SELECT {key_list}greatest(n, from_n), {_moved('', totals, shift)} {counts}")
+            moves.append(
+                f"SELECT {key_list}{end}, {_moved('-', totals, shift)} {counts} AND ({_some(totals, shift)})"
+            )
     # One pass over all keys in order costs a tenth of a window per key. It needs every total back at zero where a key
     # ends: windows get there by themselves, levels by a closing row, which is left out at the end.
     closing = ", ".join(f"-sum({t.source})" if t.steps is None else "0" for t in totals)
@@ -124,7 +150,7 @@ def running_totals_sql(amounts: str, keys: Sequence[str], totals: Sequence[Total
     since_start = ", ".join(
         f"(sum({t.name}) OVER (ROWS UNBOUNDED PRECEDING))::BIGINT AS {t.name}" for t in totals
     )
-    moves.append(f"SELECT {key_list}{_CLOSING}, {closing} FROM amounts GROUP BY ALL")
+    moves.append(f"SELECT {key_list}{NEVER}, {closing} FROM amounts GROUP BY ALL")
     return f"""
 WITH amounts AS (
   SELECT {key_list}n, {", ".join(f"sum({source})::INTEGER AS {source}" for source in sources)}
@@ -133,7 +159,16 @@ moves AS ({" UNION ALL ".join(moves)}),
 changes AS (SELECT {key_list}n, {at_each_instant} FROM moves GROUP BY ALL),
 ordered AS (SELECT * FROM changes ORDER BY {key_list}n),
 running AS (SELECT {key_list}n, {since_start} FROM ordered)
-SELECT * FROM running WHERE n < {_CLOSING}"""
+SELECT * FROM running WHERE n < {NEVER}"""
+
+
+def _moved(sign: str, totals: Sequence[Total], steps: int | None) -> str:
+    return ", ".join(f"{sign}{total.source}" if total.steps == steps else "0" for total in totals)
+
+
+def _some(totals: Sequence[Total], steps: int | None) -> str:
+    named = sorted({total.source for total in totals if total.steps == steps})
+    return " OR ".join(f"{source} <> 0" for source in named) or "false"
 
 
 def smoothed_ratio(part: float, whole: int, weight: int, prior: float) -> float:

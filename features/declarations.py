@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from contrail.windows import Revision, utc_literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-    Build = Callable[[DuckDBPyConnection, datetime, datetime], DuckDBPyRelation]
+    Revise = Callable[[DuckDBPyConnection, tuple[date, date] | None], Revision | None]
 
 DEPARTURES = "clean/departures"
 WEATHER = "clean/weather"
 OWNER = "team:features"
+
+
+class Build(Protocol):
+    """See `FeatureTable.build`."""
+
+    def __call__(
+        self, con: DuckDBPyConnection, lo: datetime, hi: datetime, created_from: datetime | None = None, /
+    ) -> DuckDBPyRelation: ...
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,15 @@ class FeatureTable:
         grid: the distance of two instants at which values are defined; None for rows at events.
         description: what the table holds, in one or two sentences.
         sources: the clean tables it is made of.
-        build: ``build(con, lo, hi)`` returns the rows with ``lo <= known_at < hi``. `con` holds one view per source,
-            named as the source without its stage, with all versions of its rows. The same facts give the same bits,
-            whatever `lo` and `hi` and whatever lies after `hi`; `hi` must not be later than *complete until*.
+        build: ``build(con, lo, hi, created_from=None)`` returns the rows with ``lo <= known_at < hi``: the value at
+            each instant as it was known then (``created_at`` = ``known_at``), and a further version of it for every
+            later delivery that changes it (``created_at`` = its delivery). `con` holds one view per source, named as
+            the source without its stage, with all versions of its rows. The same facts give the same bits, whatever
+            `lo` and `hi` and whatever lies after `hi`; `hi` must not be later than *complete until*. With
+            `created_from`, only the versions created then or later.
+        revise: ``revise(con, days)``: which part of the table changes by versions of the sources that are in a
+            source's view and not in ``<view>_before``, what the table was built from; None where nothing does.
+            `days` are those that were written since, None where any may have been.
         owner: who answers for it.
         deprecated: why no new model should use any of its columns; empty: it is not deprecated.
     """
@@ -73,6 +89,7 @@ class FeatureTable:
     description: str
     sources: tuple[str, ...]
     build: Build
+    revise: Revise
     owner: str = OWNER
     deprecated: str = ""
 
@@ -105,18 +122,25 @@ class RequestFeature:
     deprecated: str = ""
 
 
-def published(keys: str, known_at: str, values: str, source: str, lo: str, hi: str) -> str:
+def published(
+    keys: Sequence[str],
+    values: Sequence[str],
+    source: str,
+    lo: datetime,
+    hi: datetime,
+    created_from: datetime | None = None,
+) -> str:
     """SQL that gives rows the shape every feature table has, cut to [lo, hi) and in a fixed order.
 
     Args:
-        keys: the key columns, with commas between them.
-        known_at: the expression of the known-at time.
-        values: the feature columns, with commas between them.
-        source: the FROM item.
-        lo: literal of the first instant.
-        hi: literal of the first instant that is out.
+        keys: the key columns.
+        values: the feature columns.
+        source: the FROM item, with ``known_at`` and ``created_at``.
+        created_from: cuts to the versions created then or later.
     """
-    return f"""SELECT {keys}, {known_at} AS known_at, {known_at} AS created_at,
-  date_trunc('month', timezone('UTC', {known_at}))::DATE AS month, {values}
-FROM {source} WHERE {known_at} >= {lo} AND {known_at} < {hi}
-ORDER BY {known_at}, {keys}"""
+    key_list = ", ".join(keys)
+    since = f" AND created_at >= {utc_literal(created_from)}" if created_from else ""
+    return f"""SELECT {key_list}, known_at, created_at,
+  date_trunc('month', timezone('UTC', known_at))::DATE AS month, {", ".join(values)}
+FROM {source} WHERE known_at >= {utc_literal(lo)} AND known_at < {utc_literal(hi)}{since}
+ORDER BY known_at, {key_list}, created_at"""

@@ -1,73 +1,118 @@
-"""What was known of each departure, and from when: versions of a clean row reduced to one row of facts.
+"""What is known of each departure, version by version, and when each version counts.
 
-Every fact carries the instant from which it may count: its own known-at time, or the instant at which the version that
-first held it was created, whichever is later. So a file that came late counts from its delivery, never from the event.
-Of each fact the first version that knows it counts; a later correction of it does not enter. A version that retracts a
-departure knows nothing, so a departure that was retracted from the start has no row.
+A clean row is one version of a departure: everything that is known of it once files up to `created_at` have come. The
+first version of a regular file counts from the beginning; a late file, a replacement or a correction adds a version
+that counts from its own `created_at` on and ends the one before it. So a question at an instant has two answers to
+keep apart: what had *happened* by then (each fact's own known-at time), and what had been *delivered* by then (the
+version that is valid). Feature tables hold both: the value at an instant as it was known then (`created_at` =
+`known_at`), and, for every later delivery that changes it, the value as it is known since (`created_at` = delivery).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-# A file that comes later than this after the service date (00:00 UTC) makes no feature rows: every fact of a regular
-# file is known before (the feeds of a service date end at 07:00 UTC three days later). It bounds what a build reads.
-FACTS_ACCEPTED_FOR = timedelta(days=4)
+from contrail.windows import Revision
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+# Every fact of a departure is known before this after its service date (00:00 UTC): the clean stage reads the feeds up
+# to 07:00 UTC three days later. It bounds what a build reads; how late a *correction* comes is not bounded.
+FACTS_KNOWN_WITHIN = timedelta(days=4)
+# The schedule and the first assignments are known from the evening before the service date on.
+FACTS_KNOWN_BEFORE = timedelta(days=1)
 # A flight that neither departed nor was cancelled, as far as is known, is no longer waiting after this. A diversion
 # ends no waiting: by its known-at rule it can be known before a very late departure is.
 QUEUE_LIMIT = timedelta(hours=36)
 OVER_DUE = timedelta(minutes=15)
 
-_IDENTITY = ("departure_id", "carrier", "flight_number", "origin", "dest")
-# fact: (the instant it became known, the further columns that come with it)
-_FACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "schedule": ("schedule_known_at", ("scheduled_departure_at", "scheduled_block_minutes")),
-    "tail": ("tail_known_at", ("tail_number",)),
-    "departed": ("departed_known_at", ("departure_delay_minutes",)),
-    "arrived": ("arrived_known_at", ("arrival_delay_minutes",)),
-    "cancelled": ("cancelled_known_at", ()),
-    "outcome": ("outcome_known_at", ("is_disrupted",)),
-}
+_COLUMNS = (
+    "departure_id", "carrier", "flight_number", "origin", "dest", "scheduled_departure_at", "scheduled_block_minutes",
+    "tail_number", "tail_known_at", "departed_known_at", "departure_delay_minutes", "arrived_known_at",
+    "arrival_delay_minutes", "cancelled_known_at", "outcome_known_at", "is_disrupted", "is_retracted",
+)  # fmt: skip
+# A version that did not come on its feed's regular time.
+IRREGULAR = "(is_retracted OR created_at > schedule_known_at)"
 
 
-def known_facts_sql(first_known: datetime, hi: datetime) -> str:
-    """SQL for one row per departure with everything that can be known of it in [first_known, hi).
+@dataclass(frozen=True)
+class Days:
+    """Service dates, both included."""
+
+    first: date
+    last: date
+
+    @property
+    def condition(self) -> str:
+        """SQL: literals, so that a scan of the lake opens only the days it needs."""
+        return f"service_date BETWEEN DATE '{self.first}' AND DATE '{self.last}'"
+
+    def within(self, other: Days) -> Days:
+        return Days(max(self.first, other.first), min(self.last, other.last))
+
+
+def days_known_in(first: datetime, hi: datetime) -> Days:
+    """The service dates of all departures of which a fact is known in [first, hi)."""
+    return Days(
+        (first - FACTS_KNOWN_WITHIN).astimezone(UTC).date(), (hi + FACTS_KNOWN_BEFORE).astimezone(UTC).date()
+    )
+
+
+def flights_sql(days: Days, *, corrected: bool) -> str:
+    """SQL for the versions of all departures of some service dates, over the view ``departures``.
 
     Args:
-        first_known: facts that became known at this instant or later are all there.
-        hi: no fact of a departure whose service date begins more than a day after this is needed.
+        corrected: whether some departure has a version beside its regular one; without that nothing needs ordering.
 
     Returns:
-        A SELECT over the view ``departures``: departure_id, carrier, flight_number, origin, dest,
-        scheduled_departure_at, scheduled_block_minutes, tail_number, departure_delay_minutes, arrival_delay_minutes,
-        is_disrupted, and one instant per fact: schedule_at, tail_at, departed_at, arrived_at, cancelled_at,
-        outcome_at (null where the fact is not known); ``gone_at``: when the flight leaves every queue.
+        A SELECT of the facts, and: `due_at`, `overdue_at`, `gone_at` (when a flight enters the queues and leaves
+        them), `network`, `version_at` (the version's created_at), `is_limited` (whether the departure has several
+        versions or an irregular one), `valid_from` and `valid_to` (null: without limit).
     """
-    # Literals, so that a scan of the lake opens only the days it needs.
-    first_day = (first_known - FACTS_ACCEPTED_FOR).astimezone(UTC).date()
-    last_day = (hi + timedelta(days=1)).astimezone(UTC).date()
-    accepted = f"timezone('UTC', service_date::TIMESTAMP) + INTERVAL {_minutes(FACTS_ACCEPTED_FOR)} MINUTE"
-    single = [*_IDENTITY]
-    grouped = ["departure_id", *(f"any_value({name}) AS {name}" for name in _IDENTITY[1:])]
-    for fact, (known_at, values) in _FACTS.items():
-        held = f"FILTER ({known_at} IS NOT NULL)"
-        counted = f"CASE WHEN {known_at} IS NOT NULL THEN greatest({known_at}, created_at) END"
-        single += [f"{counted} AS {fact}_at", *values]
-        grouped.append(f"arg_min({counted}, created_at) {held} AS {fact}_at")
-        grouped += [f"arg_min_null({value}, created_at) {held} AS {value}" for value in values]
-    return f"""
-WITH versions AS (
-  SELECT * FROM departures
-  WHERE service_date >= DATE '{first_day}' AND service_date <= DATE '{last_day}' AND created_at < {accepted}),
-irregular AS (SELECT DISTINCT departure_id FROM versions WHERE is_retracted OR created_at > schedule_known_at),
-facts AS (
-  SELECT {", ".join(single)} FROM versions ANTI JOIN irregular USING (departure_id)
+    facts = f"""{", ".join(_COLUMNS)}, 'all' AS network,
+    greatest(scheduled_departure_at, schedule_known_at) AS due_at,
+    greatest(scheduled_departure_at + INTERVAL {_minutes(OVER_DUE)} MINUTE, schedule_known_at) AS overdue_at,
+    least(departed_known_at, arrived_known_at, cancelled_known_at,
+      scheduled_departure_at + INTERVAL {_minutes(QUEUE_LIMIT)} MINUTE) AS gone_at, created_at AS version_at"""
+    unlimited = "false AS is_limited, NULL::TIMESTAMPTZ AS valid_from, NULL::TIMESTAMPTZ AS valid_to"
+    scanned = f"(SELECT * FROM departures WHERE {days.condition})"
+    if not corrected:
+        return f"SELECT {facts}, {unlimited} FROM {scanned}"
+    irregular = f"(SELECT DISTINCT departure_id FROM {scanned} WHERE {IRREGULAR})"
+    return f"""SELECT {facts}, {unlimited} FROM {scanned} ANTI JOIN {irregular} USING (departure_id)
   UNION ALL
-  SELECT {", ".join(grouped)} FROM versions SEMI JOIN irregular USING (departure_id)
-  WHERE NOT is_retracted GROUP BY departure_id)
-SELECT *, least(departed_at, arrived_at, cancelled_at,
-  scheduled_departure_at + INTERVAL {_minutes(QUEUE_LIMIT)} MINUTE) AS gone_at
-FROM facts"""
+  SELECT {facts}, true, CASE WHEN {IRREGULAR} THEN created_at END,
+    lead(created_at) OVER (PARTITION BY departure_id ORDER BY created_at)
+  FROM {scanned} SEMI JOIN {irregular} USING (departure_id)"""
+
+
+def revision(con: DuckDBPyConnection, reach: timedelta, days: tuple[date, date] | None) -> Revision | None:
+    """Which part of a table changes by versions that came since it was built.
+
+    Args:
+        con: a session with the views ``departures`` and ``departures_before``, what was built from.
+        reach: how long after a fact a value still depends on it.
+        days: the service dates that were written since; None: any.
+    """
+    among = f"AND {Days(*days).condition}" if days else ""
+    row = con.sql(
+        f"SELECT min(service_date), max(service_date), min(created_at) FROM departures "
+        f"ANTI JOIN departures_before USING (departure_id, created_at) WHERE {IRREGULAR} {among}"
+    ).fetchone()
+    if row is None or row[0] is None:
+        return None
+    return Revision(
+        lo=_midnight(row[0]) - FACTS_KNOWN_BEFORE,
+        hi=_midnight(row[1]) + FACTS_KNOWN_WITHIN + reach,
+        created_from=row[2],
+    )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _minutes(span: timedelta) -> int:

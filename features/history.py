@@ -6,21 +6,22 @@ The snapshot instant is 07:00 UTC (02:00 or 03:00 in New York), fixed in UTC so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from contrail.windows import Grid, Total, running_totals_sql, smoothed_ratio_sql, utc_literal
-from features.declarations import DEPARTURES, FeatureColumn, FeatureTable, published
-from features.facts import FACTS_ACCEPTED_FOR, known_facts_sql
-from features.state import DELAY_PRIOR_MINUTES, SHARE_PRIOR, clipped_delay_sql
+from contrail.windows import Grid, Revision, Total, smoothed_ratio_sql
+from features.declarations import DEPARTURES, FeatureColumn, FeatureTable
+from features.facts import FACTS_KNOWN_WITHIN, revision
+from features.grid_tables import GridTable
+from features.state import DELAY_PRIOR_MINUTES, LANDED, OUTCOME_KNOWN, SHARE_PRIOR
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from duckdb import DuckDBPyConnection
 
 HISTORY_GRID = Grid(timedelta(days=1), offset=timedelta(hours=7))
 LONGEST_WINDOW = timedelta(days=56)
 HISTORY_MAX_AGE = timedelta(days=60)
-LOOK_BACK = LONGEST_WINDOW + HISTORY_GRID.step + FACTS_ACCEPTED_FOR
+LOOK_BACK = LONGEST_WINDOW + HISTORY_GRID.step + FACTS_KNOWN_WITHIN
 PRIOR_WEIGHT = 5
 DELAY_DAYS = (1, 7, 28, 56)
 DISRUPTED_DAYS = (7, 28, 56)
@@ -41,47 +42,36 @@ _TOTALS = (
 )
 
 
-def history_sql(scope: str, lo: datetime, hi: datetime) -> str:
-    """SQL for the rows of one scope's history table with lo <= known_at < hi, over the view ``departures``.
+_AMOUNTS = ("landed", "delay", "outcomes", "disrupted")
 
-    Raises:
-        KeyError: the scope is unknown.
-        WindowError: `lo` or `hi` has no zone.
-    """
-    keys, _ = SCOPES[scope]
-    key_list = ", ".join(keys)
-    facts = known_facts_sql(lo - LONGEST_WINDOW - HISTORY_GRID.step, hi)
-    delays = (
-        f"{smoothed_ratio_sql(f'delay_{d}', f'landed_{d}', PRIOR_WEIGHT, DELAY_PRIOR_MINUTES)} "
-        f"AS {scope}_arrival_delay_mean_{d}d"
+
+def _values(scope: str) -> dict[str, str]:
+    delays = {
+        f"{scope}_arrival_delay_mean_{d}d": smoothed_ratio_sql(
+            f"delay_{d}", f"landed_{d}", PRIOR_WEIGHT, DELAY_PRIOR_MINUTES
+        )
         for d in DELAY_DAYS
-    )
-    shares = (
-        f"{smoothed_ratio_sql(f'disrupted_{d}', f'outcomes_{d}', PRIOR_WEIGHT, SHARE_PRIOR)} "
-        f"AS {scope}_disrupted_share_{d}d"
+    }
+    shares = {
+        f"{scope}_disrupted_share_{d}d": smoothed_ratio_sql(
+            f"disrupted_{d}", f"outcomes_{d}", PRIOR_WEIGHT, SHARE_PRIOR
+        )
         for d in DISRUPTED_DAYS
-    )
-    instant = HISTORY_GRID.instant_sql("n")
-    return f"""
-WITH known AS ({facts}),
-flights AS (SELECT *, 'all' AS network FROM known),
-events AS (
-  SELECT {key_list}, {HISTORY_GRID.number_sql("arrived_at")} AS n, 1 AS landed,
-    {clipped_delay_sql("arrival_delay_minutes")} AS delay, 0 AS outcomes, 0 AS disrupted
-  FROM flights WHERE arrived_at IS NOT NULL AND arrival_delay_minutes IS NOT NULL
-  UNION ALL
-  SELECT {key_list}, {HISTORY_GRID.number_sql("outcome_at")}, 0, 0, 1, is_disrupted::INTEGER
-  FROM flights WHERE outcome_at IS NOT NULL),
-totals AS ({running_totals_sql("events", keys, _TOTALS)})
-{published(key_list, instant, ", ".join((*delays, *shares)), "totals", utc_literal(lo), utc_literal(hi))}"""
+    }
+    return delays | shares
 
 
 def history_table(scope: str) -> FeatureTable:
     """The history table of one scope of `SCOPES`."""
     keys, words = SCOPES[scope]
 
-    def build(con: DuckDBPyConnection, lo: datetime, hi: datetime) -> DuckDBPyRelation:
-        return con.sql(history_sql(scope, lo, hi))
+    made = GridTable(
+        keys=keys, grid=HISTORY_GRID, longest=LONGEST_WINDOW, amounts=_AMOUNTS, events=(LANDED, OUTCOME_KNOWN),
+        totals=_TOTALS, values=_values(scope),
+    ).versioned()  # fmt: skip
+
+    def revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
+        return revision(con, made.reach, days)
 
     delays = (
         FeatureColumn(
@@ -101,6 +91,7 @@ def history_table(scope: str) -> FeatureTable:
     )  # fmt: skip
     return FeatureTable(
         name=f"{scope}_history", entity=scope, keys=keys, columns=(*delays, *shares), look_back=LOOK_BACK,
-        max_age=HISTORY_MAX_AGE, grid=HISTORY_GRID.step, sources=(DEPARTURES,), build=build,
+        max_age=HISTORY_MAX_AGE, grid=HISTORY_GRID.step, sources=(DEPARTURES,), build=made.build,
+        revise=revise,
         description=f"What was known each night at 07:00 UTC of the last days and weeks: {words}.",
     )  # fmt: skip

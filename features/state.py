@@ -8,15 +8,16 @@ from the later event, so rows do not depend on what happens after them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from contrail.windows import Grid, Total, running_totals_sql, smoothed_ratio_sql, utc_literal
-from features.declarations import DEPARTURES, FeatureColumn, FeatureTable, published
-from features.facts import FACTS_ACCEPTED_FOR, OVER_DUE, known_facts_sql
+from contrail.windows import Grid, Revision, Total, smoothed_ratio_sql
+from features.declarations import DEPARTURES, FeatureColumn, FeatureTable
+from features.facts import FACTS_KNOWN_WITHIN, revision
+from features.grid_tables import Event, GridTable
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from duckdb import DuckDBPyConnection
 
 STATE_GRID = Grid(timedelta(minutes=15))
 LONGEST_WINDOW = timedelta(hours=24)
@@ -127,60 +128,43 @@ _AMOUNTS = (
     "outcomes",
     "disrupted",
 )
-LOOK_BACK = LONGEST_WINDOW + STATE_GRID.step + FACTS_ACCEPTED_FOR
+LOOK_BACK = LONGEST_WINDOW + STATE_GRID.step + FACTS_KNOWN_WITHIN
 
 
-def clipped_delay_sql(delay: str) -> str:
-    """SQL for an arrival delay as it enters a mean, minutes."""
-    return f"greatest({DELAY_FLOOR_MINUTES}, least({DELAY_CEILING_MINUTES}, {delay}))"
-
-
-def state_sql(scope: str, lo: datetime, hi: datetime) -> str:
-    """SQL for the rows of one scope's state table with lo <= known_at < hi, over the view ``departures``.
-
-    Raises:
-        KeyError: the scope is unknown.
-        WindowError: `lo` or `hi` has no zone.
-    """
-    keys, _ = SCOPES[scope]
-    facts = known_facts_sql(lo - LONGEST_WINDOW - STATE_GRID.step, hi)
-    late = f"(departure_delay_minutes >= {LATE_FROM_MINUTES})::INTEGER"
-    events = " UNION ALL ".join(
-        _event(keys, at, where, **amounts)
-        for at, where, amounts in (
-            ("due_at", "due_at < gone_at", {"queue": "1"}),
-            ("overdue_at", "overdue_at < gone_at", {"overdue": "1"}),
-            ("gone_at", "due_at < gone_at", {"queue": "-1", "overdue": "-(overdue_at < gone_at)::INTEGER"}),
-            ("departed_at", "departed_at IS NOT NULL", {"departed": "1", "departed_late": late}),
-            ("cancelled_at", "cancelled_at IS NOT NULL", {"cancelled": "1"}),
-            ("arrived_at", "arrived_at IS NOT NULL AND arrival_delay_minutes IS NOT NULL",
-             {"landed": "1", "delay": clipped_delay_sql("arrival_delay_minutes")}),
-            ("outcome_at", "outcome_at IS NOT NULL", {"outcomes": "1", "disrupted": "is_disrupted::INTEGER"}),
-        )
-    )  # fmt: skip
-    values = ", ".join(f"{metric[0]} AS {scope}_{name}" for name, metric in _METRICS.items())
-    return f"""
-WITH known AS ({facts}),
-flights AS (
-  SELECT *, 'all' AS network, greatest(scheduled_departure_at, schedule_at) AS due_at,
-    greatest(scheduled_departure_at + INTERVAL {OVER_DUE // timedelta(minutes=1)} MINUTE, schedule_at) AS overdue_at
-  FROM known),
-events AS ({events}),
-totals AS ({running_totals_sql("events", keys, _TOTALS)})
-{published(", ".join(keys), STATE_GRID.instant_sql("n"), values, "totals", utc_literal(lo), utc_literal(hi))}"""
-
-
-def _event(keys: tuple[str, ...], at: str, where: str, **amounts: str) -> str:
-    values = ", ".join(f"{amounts.get(name, '0')} AS {name}" for name in _AMOUNTS)
-    return f"SELECT {', '.join(keys)}, {STATE_GRID.number_sql(at)} AS n, {values} FROM flights WHERE {where}"
+_CLIPPED = f"greatest({DELAY_FLOOR_MINUTES}, least({DELAY_CEILING_MINUTES}, arrival_delay_minutes))"
+LANDED = Event(
+    "arrived_known_at",
+    "arrived_known_at IS NOT NULL AND arrival_delay_minutes IS NOT NULL",
+    {"landed": "1", "delay": _CLIPPED},
+)
+OUTCOME_KNOWN = Event(
+    "outcome_known_at",
+    "outcome_known_at IS NOT NULL",
+    {"outcomes": "1", "disrupted": "is_disrupted::INTEGER"},
+)
+_LATE = f"(departure_delay_minutes >= {LATE_FROM_MINUTES})::INTEGER"
+_EVENTS = (
+    Event("due_at", "due_at < gone_at", {"queue": "1"}),
+    Event("overdue_at", "overdue_at < gone_at", {"overdue": "1"}),
+    Event("gone_at", "due_at < gone_at", {"queue": "-1", "overdue": "-(overdue_at < gone_at)::INTEGER"}),
+    Event("departed_known_at", "departed_known_at IS NOT NULL", {"departed": "1", "departed_late": _LATE}),
+    Event("cancelled_known_at", "cancelled_known_at IS NOT NULL", {"cancelled": "1"}),
+    LANDED,
+    OUTCOME_KNOWN,
+)
 
 
 def state_table(scope: str) -> FeatureTable:
     """The state table of one scope of `SCOPES`."""
     keys, words = SCOPES[scope]
 
-    def build(con: DuckDBPyConnection, lo: datetime, hi: datetime) -> DuckDBPyRelation:
-        return con.sql(state_sql(scope, lo, hi))
+    made = GridTable(
+        keys=keys, grid=STATE_GRID, longest=LONGEST_WINDOW, amounts=_AMOUNTS, events=_EVENTS, totals=_TOTALS,
+        values={f"{scope}_{name}": metric[0] for name, metric in _METRICS.items()},
+    ).versioned()  # fmt: skip
+
+    def revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
+        return revision(con, made.reach, days)
 
     columns = tuple(
         FeatureColumn(
@@ -191,6 +175,6 @@ def state_table(scope: str) -> FeatureTable:
     )  # fmt: skip
     return FeatureTable(
         name=f"{scope}_state", entity=scope, keys=keys, columns=columns, look_back=LOOK_BACK, max_age=STATE_MAX_AGE,
-        grid=STATE_GRID.step, sources=(DEPARTURES,), build=build,
+        grid=STATE_GRID.step, sources=(DEPARTURES,), build=made.build, revise=revise,
         description=f"What is going on every 15 minutes: {words}. Rows only where a value can change.",
     )  # fmt: skip

@@ -6,10 +6,10 @@ later than that counts from its delivery, and one that is more than six hours ol
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from contrail.windows import utc_literal
+from contrail.windows import Revision, utc_literal
 from features.declarations import WEATHER, FeatureColumn, FeatureTable, published
 
 if TYPE_CHECKING:
@@ -55,41 +55,90 @@ _COLUMNS: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
-def weather_sql(lo: datetime, hi: datetime) -> str:
+# A version that did not come on its feed's regular time.
+_IRREGULAR = "(is_retracted OR created_at > known_at)"
+
+
+def weather_sql(lo: datetime, hi: datetime, *, corrected: bool) -> str:
     """SQL for the rows with lo <= known_at < hi, over the view ``weather``.
+
+    An observation counts from its known-at time or the creation of its version, whichever is later, until the version
+    is replaced. A correction adds a version of every row of the six hours that it reaches; where a row was and no
+    longer is, the observation before it answers, for as long as the row would have.
+
+    Args:
+        corrected: whether some observation has a version beside its regular one.
 
     Raises:
         WindowError: `lo` or `hi` has no zone.
     """
     hours = WEATHER_MAX_AGE // timedelta(hours=1)
     values = ", ".join(f"{column[0]} AS {name}" for name, column in _COLUMNS.items())
-    first_seen = utc_literal(lo - LOOK_BACK)
+    known = ", ".join(f"k.{name}" for name in _COLUMNS)
+    corrections = """UNION
+  SELECT s.origin, e.seen_at, s.corrected_at FROM spans s JOIN versions e USING (origin)
+  WHERE e.seen_at BETWEEN s.first_at AND s.last_at AND e.seen_at < s.corrected_at AND e.created_at <= s.corrected_at"""
     return f"""
-WITH observations AS (
-  SELECT *, known_at AS seen_at, greatest(known_at, created_at) AS counts_at,
-    epoch_us(known_at) // 3600000000 AS hour
+WITH versions AS (
+  SELECT *, known_at AS seen_at, epoch_us(known_at) // 3600000000 AS hour,
+    CASE WHEN {_IRREGULAR} THEN created_at END AS valid_from, lead(created_at) OVER observation AS valid_to,
+    lag(known_at) OVER observation AS earlier_seen_at
   FROM weather
-  WHERE known_at >= {first_seen} AND known_at < {utc_literal(hi)} AND NOT is_retracted
-  QUALIFY row_number() OVER (PARTITION BY origin, known_at ORDER BY observed_hour_at DESC, created_at) = 1),
-usable AS (SELECT * FROM observations WHERE counts_at <= seen_at + INTERVAL {hours} HOUR),
+  WHERE known_at >= {utc_literal(lo - LOOK_BACK)} AND known_at < {utc_literal(hi)}
+  WINDOW observation AS (PARTITION BY origin, observed_hour_at ORDER BY created_at)),
+spans AS (
+  SELECT origin, valid_from AS corrected_at, min(least(seen_at, earlier_seen_at)) AS first_at,
+    max(greatest(seen_at, earlier_seen_at)) + INTERVAL {hours} HOUR AS last_at
+  FROM versions WHERE valid_from IS NOT NULL GROUP BY ALL),
 instants AS (
-  SELECT origin, counts_at, max(newest) AS seen_at FROM (
-    SELECT origin, counts_at, max(seen_at) OVER (PARTITION BY origin ORDER BY counts_at) AS newest FROM usable)
-  GROUP BY origin, counts_at),
+  SELECT origin, seen_at AS answers_at, seen_at AS as_of FROM versions
+  WHERE NOT is_retracted AND coalesce(valid_from <= seen_at, true) AND coalesce(seen_at < valid_to, true)
+  {corrections if corrected else ""}),
+wanted AS (
+  FROM instants WHERE answers_at >= {utc_literal(lo)} AND answers_at < {utc_literal(hi)}),
 newest AS (
-  SELECT i.counts_at AS at_instant, u.* FROM instants i JOIN usable u USING (origin, seen_at)),
-nearby AS (
-  SELECT *, hour - unnest(range({hours + 1})) AS other_hour FROM newest),
+  SELECT w.answers_at, w.as_of, v.* FROM wanted w JOIN versions v ON v.origin = w.origin
+    AND v.seen_at <= w.answers_at AND v.seen_at >= w.answers_at - INTERVAL {hours} HOUR AND {_valid("v", "w.as_of")}
+  QUALIFY row_number() OVER (
+    PARTITION BY v.origin, w.answers_at, w.as_of ORDER BY v.seen_at DESC, v.observed_hour_at DESC) = 1),
+nearby AS (SELECT *, hour - unnest(range({hours + 1})) AS other_hour FROM newest),
+known AS (
+  SELECT n.origin, n.answers_at, n.as_of, {values}
+  FROM nearby n JOIN versions o ON o.origin = n.origin AND o.hour = n.other_hour
+    AND o.seen_at <= n.seen_at AND o.seen_at >= n.seen_at - INTERVAL {hours} HOUR AND {_valid("o", "n.as_of")}
+  GROUP BY n.origin, n.answers_at, n.as_of),
 rows_out AS (
-  SELECT n.origin, n.at_instant, {values}
-  FROM nearby n JOIN usable o ON o.origin = n.origin AND o.hour = n.other_hour
-    AND o.seen_at <= n.seen_at AND o.seen_at >= n.seen_at - INTERVAL {hours} HOUR AND o.counts_at <= n.at_instant
-  GROUP BY n.origin, n.at_instant)
-{published("origin", "at_instant", ", ".join(_COLUMNS), "rows_out", utc_literal(lo), utc_literal(hi))}"""
+  SELECT w.origin, w.answers_at AS known_at, w.as_of AS created_at, {known}
+  FROM wanted w LEFT JOIN known k USING (origin, answers_at, as_of))
+"""
 
 
-def _build(con: DuckDBPyConnection, lo: datetime, hi: datetime) -> DuckDBPyRelation:
-    return con.sql(weather_sql(lo, hi))
+def _valid(version: str, as_of: str) -> str:
+    return (
+        f"NOT {version}.is_retracted AND coalesce({version}.valid_from <= {as_of}, true) "
+        f"AND coalesce({as_of} < {version}.valid_to, true)"
+    )
+
+
+def _build(
+    con: DuckDBPyConnection, lo: datetime, hi: datetime, created_from: datetime | None = None
+) -> DuckDBPyRelation:
+    span = f"known_at >= {utc_literal(lo - LOOK_BACK)} AND known_at < {utc_literal(hi)}"
+    irregular = con.sql(f"SELECT 1 FROM weather WHERE {_IRREGULAR} AND {span} LIMIT 1").fetchone()
+    rows = weather_sql(lo, hi, corrected=irregular is not None)
+    return con.sql(rows + published(("origin",), tuple(_COLUMNS), "rows_out", lo, hi, created_from))
+
+
+def _revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
+    among = f"AND feed_date BETWEEN DATE '{days[0]}' AND DATE '{days[1]}'" if days else ""
+    row = con.sql(
+        f"SELECT min(known_at), max(known_at), min(created_at) FROM weather "
+        f"ANTI JOIN weather_before USING (origin, observed_hour_at, created_at) WHERE {_IRREGULAR} {among}"
+    ).fetchone()
+    if row is None or row[0] is None:
+        return None
+    # An observation that was moved to another hour is known within a feed day of where it was.
+    return Revision(row[0] - timedelta(days=1), row[1] + timedelta(days=1) + WEATHER_MAX_AGE, row[2])
 
 
 STATION_WEATHER = FeatureTable(
@@ -99,5 +148,5 @@ STATION_WEATHER = FeatureTable(
         for name, (_, unit, words, window) in _COLUMNS.items()
     ),
     description="The last hourly observation at each airport of origin; it answers for six hours, then for nothing.",
-    sources=(WEATHER,), build=_build,
+    sources=(WEATHER,), build=_build, revise=_revise,
 )  # fmt: skip

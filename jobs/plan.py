@@ -194,13 +194,19 @@ def _feature_steps(state: _State, notes: list[str]) -> list[Step]:
         return []
     until = min(until, clock_for(state.settings).now())
     ends = [incremental.built_until(lake, f"feature/{name}") for name in FEATURE_TABLES]
-    behind = sum(end is None or end < until for end in ends)
-    online = "feature_store/online"
-    if not behind and all(not _behind(lake, online, f"feature/{name}") for name in FEATURE_TABLES):
+    before = sum(end is None or end < until for end in ends)
+    # A correction moves no end: it shows in newer clean rows.
+    older = [
+        name
+        for name, table in FEATURE_TABLES.items()
+        if any(_behind(lake, f"feature/{name}", source) for source in table.sources)
+    ]
+    if before:
+        reason = f"complete until {until:%Y-%m-%d %H:%M}Z, {before} tables end before"
+    elif older:
+        reason = f"clean rows newer than {len(older)} feature tables"
+    elif any(_behind(lake, "feature_store/online", f"feature/{name}") for name in FEATURE_TABLES):
+        reason = "feature tables newer than the online store"
+    else:
         return []
-    reason = (
-        f"complete until {until:%Y-%m-%d %H:%M}Z, {behind} tables end before"
-        if behind
-        else "feature tables newer than the online store"
-    )
     return [Step("features", reason)]

@@ -59,5 +59,4 @@ def contiguous(days: Iterable[str]) -> list[tuple[str, str]]:
 
 def partition_days(record: CommitRecord) -> list[str]:
     """The days that a commit says it wrote; none where it is not of days."""
-    first, _, last = record.partition.partition("..")
-    return days_between(first, last or first) if first[:4].isdigit() else []
+    return days_between(*(day.isoformat() for day in record.days)) if record.days else []

@@ -9,6 +9,7 @@ import pytest
 
 from contrail.lake import CommitRecord
 from contrail.settings import Settings
+from features.tables import FEATURE_TABLES
 from jobs.plan import plan
 from jobs.steps import Step, contiguous, days_between, partition_days
 from tests.support.plan_world import DAILY, FEEDS, REFERENCE, PlanWorld, feed_day_ends
@@ -257,11 +258,25 @@ def test_features_reach_up_to_the_least_feed_and_never_beyond_now(done):
     done.take_in(["weather", "aircraft_assignments", "flight_schedules"], "2013-01-05")
     done.take_in(["flight_events"], "2013-01-05", blocked={"2013-01-05": ["damaged"]})
     done.build_clean("2013-01-03", "2013-01-04")
-    assert "features" not in {step.job for step in plan(done.settings).steps}, "events end where they did"
+    # Clean rows are newer, and may hold corrections; but events end where they did.
+    newer = f"clean rows newer than {len(FEATURE_TABLES)} feature tables"
+    assert [step.reason for step in plan(done.settings).steps] == [newer]
     before = Settings(
         home=done.settings.home, clock="replay", replay_at=feed_day_ends("2013-01-03") - timedelta(hours=1)
     )
-    assert "features" not in {step.job for step in plan(before).steps}
+    assert [step.reason for step in plan(before).steps] == [newer]
+    done.build_features(feed_day_ends(LAST))
+    done.materialise()
+    assert due(done) == []
+
+
+def test_newer_clean_rows_make_the_features_due_that_read_them(done):
+    """A correction moves no end of a feed: it shows in clean rows that are newer than the features."""
+    done.build_clean(FIRST, FIRST)
+    (step,) = plan(done.settings).steps
+    assert (step.job, step.reason) == (
+        "features", f"clean rows newer than {len(FEATURE_TABLES)} feature tables",
+    )  # fmt: skip
 
 
 def test_a_newer_feature_table_makes_the_online_store_due(done):

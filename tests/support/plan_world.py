@@ -109,9 +109,9 @@ class PlanWorld:
             self.commit(f"clean/{model}", [self.lake.ref(f"raw/{source}")], "")
 
     def build_features(self, until: datetime) -> None:
-        for name in FEATURE_TABLES:
+        for name, table in FEATURE_TABLES.items():
             facts = {incremental.BUILT_UNTIL: until.isoformat()}
-            self.commit(f"feature/{name}", ["clean/departures@v1"], "", facts)
+            self.commit(f"feature/{name}", [self.lake.ref(source) for source in table.sources], "", facts)
 
     def materialise(self) -> None:
         refs = [self.lake.ref(f"feature/{name}") for name in FEATURE_TABLES]

@@ -4,23 +4,16 @@ import random
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from contrail.windows import utc_literal
 from features import history, state
 from features.tables import FEATURE_TABLES
-from tests.support import nyc_clean
+from tests.support import by_hand, nyc_clean
 
 FIRST, LAST = date(2013, 3, 2), date(2013, 3, 13)  # the storm of 03-08, and the clock change of 03-10
 LO, HI = datetime(2013, 3, 2, 7, tzinfo=UTC), datetime(2013, 3, 15, 7, tzinfo=UTC)
-NEVER = np.iinfo(np.int64).max // 4
 MINUTE = timedelta(minutes=1)
-
-
-def minute(at):
-    return int(at.timestamp()) // 60
 
 
 @pytest.fixture(scope="module")
@@ -42,77 +35,7 @@ def built(con):
 @pytest.fixture(scope="module")
 def clean(con):
     """Columns of the clean departures: instants as whole minutes, never = far away."""
-    rows = con.sql("SELECT *, 'all' AS network FROM departures").to_arrow_table()
-    columns = {}
-    for name in rows.column_names:
-        if pa.types.is_timestamp(rows[name].type):
-            us = rows[name].cast(pa.int64()).fill_null(0)
-            columns[name] = np.where(rows[name].is_null(), NEVER, us.to_numpy() // 60_000_000)
-        elif pa.types.is_boolean(rows[name].type):
-            columns[name] = rows[name].fill_null(False).to_numpy()
-        elif pa.types.is_integer(rows[name].type):
-            columns[name] = rows[name].fill_null(-(10**6)).to_numpy()
-        else:
-            columns[name] = np.array(rows[name].to_pylist(), dtype=object)
-    return columns
-
-
-def chosen(clean, keys, values):
-    mask = np.ones(len(clean["carrier"]), dtype=bool)
-    for key, value in zip(keys, values, strict=True):
-        mask &= clean[key] == value
-    return {name: column[mask] for name, column in clean.items()}
-
-
-def smoothed(part, whole, weight, prior):
-    return (int(part) + weight * prior) / (int(whole) + weight)
-
-
-def state_by_hand(c, g):
-    """The eleven values at minute g, straight from their definitions."""
-    due, departed, arrived = c["scheduled_departure_at"], c["departed_known_at"], c["arrived_known_at"]
-    cancelled, outcome = c["cancelled_known_at"], c["outcome_known_at"]
-    late = c["departure_delay_minutes"] >= 15
-    delay = np.clip(c["arrival_delay_minutes"], -60, 240)
-    disrupted = c["is_disrupted"]
-
-    def waiting(at, after=0):
-        return int(np.sum((due + after <= at) & (departed > at) & (cancelled > at) & (due + 36 * 60 > at)))
-
-    def within(instants, window):
-        return (instants <= g) & (instants > g - window)
-
-    def late_share(window):
-        now = within(departed, window)
-        return smoothed(np.sum(now & late), np.sum(now), 2, 0.25)
-
-    def delay_mean(window, weight):
-        now = within(arrived, window)
-        return smoothed(np.sum(delay[now]), np.sum(now), weight, 5.0)
-
-    def share(window, weight):
-        now = within(outcome, window)
-        return smoothed(np.sum(now & disrupted), np.sum(now), weight, 0.25)
-
-    return (
-        waiting(g), waiting(g, 15), waiting(g) - waiting(g - 60), late_share(60), late_share(180),
-        int(np.sum(within(cancelled, 360))), delay_mean(180, 2), share(360, 3), share(720, 3), share(1440, 5),
-        delay_mean(1440, 5),
-    )  # fmt: skip
-
-
-def history_by_hand(c, g):
-    arrived, outcome = c["arrived_known_at"], c["outcome_known_at"]
-    delay = np.clip(c["arrival_delay_minutes"], -60, 240)
-    disrupted = c["is_disrupted"]
-    delays, shares = [], []
-    for days in (1, 7, 28, 56):
-        now = (arrived <= g) & (arrived > g - days * 1440)
-        delays.append(smoothed(np.sum(delay[now]), np.sum(now), 5, 5.0))
-    for days in (7, 28, 56):
-        now = (outcome <= g) & (outcome > g - days * 1440)
-        shares.append(smoothed(np.sum(now & disrupted), np.sum(now), 5, 0.25))
-    return (*delays, *shares)
+    return by_hand.columns_of(con.sql("SELECT *, 'all' AS network FROM departures").to_arrow_table())
 
 
 def stored(con, table, keys, at):
@@ -145,7 +68,7 @@ def test_state_equals_counting_by_hand(built, clean, scope):
     table = FEATURE_TABLES[f"{scope}_state"]
     busy = 0
     for keys, at in draws(built, table, state.STATE_GRID, seed=1, count=200):
-        expected = state_by_hand(chosen(clean, table.keys, keys), minute(at))
+        expected = by_hand.state(by_hand.chosen(clean, table.keys, keys), by_hand.minute(at))
         assert stored(built, table, keys, at) == expected, (keys, at)
         busy += expected[0] > 0
     assert busy >= 10
@@ -155,7 +78,7 @@ def test_state_equals_counting_by_hand(built, clean, scope):
 def test_history_equals_counting_by_hand(built, clean, scope):
     table = FEATURE_TABLES[f"{scope}_history"]
     for keys, at in draws(built, table, history.HISTORY_GRID, seed=2, count=200):
-        expected = history_by_hand(chosen(clean, table.keys, keys), minute(at))
+        expected = by_hand.history(by_hand.chosen(clean, table.keys, keys), by_hand.minute(at))
         assert stored(built, table, keys, at) == expected, (keys, at)
 
 
@@ -168,27 +91,9 @@ def test_aircraft_leg_equals_the_latest_news(built, con):
     for _ in range(250):
         tail = draw.choice(sorted(by_tail))
         at = LO + draw.randrange((HI - LO) // MINUTE) * MINUTE
-        news = []
-        for leg in by_tail[tail]:
-            due, departed = leg["scheduled_departure_at"], leg["departed_known_at"]
-            events = [due] if departed is None or departed > due else []
-            events += [e for e in (departed, leg["arrived_known_at"]) if e]
-            for event in events:
-                when = max(event, leg["tail_known_at"])
-                landed = leg["arrived_known_at"] is not None and leg["arrived_known_at"] <= when
-                gone = departed is not None and departed <= when
-                news.append((when, due, 2 if landed else int(gone), leg["departure_delay_minutes"] if gone else None,
-                             leg["arrival_delay_minutes"] if landed else None, leg["is_cancelled"],
-                             leg["scheduled_block_minutes"]))  # fmt: skip
-        known = [n for n in news if n[0] <= at]
-        latest = max(known, key=lambda n: n[:3], default=None)
-        expected = (
-            (None,) * 6
-            if latest is None
-            else (latest[1], latest[6], latest[3], latest[4], latest[5], latest[2])
-        )
+        expected = by_hand.aircraft_leg(by_tail[tail], at)
         assert stored(built, table, (tail,), at) == expected, (tail, at)
-        checked += latest is not None
+        checked += expected[0] is not None
     assert checked > 150
 
 
@@ -198,28 +103,11 @@ def test_station_weather_equals_the_last_observations(built, con):
     for _ in range(200):
         origin = draw.choice(["EWR", "JFK", "LGA"])
         at = LO + timedelta(hours=6) + draw.randrange((HI - LO) // MINUTE - 60 * 48) * MINUTE
-        known = sorted(
-            (r for r in rows if r["origin"] == origin and r["known_at"] <= at), key=lambda r: r["known_at"]
-        )
-        last = known[-1]
-        three = [r for r in known if r["known_at"] >= last["known_at"] - timedelta(hours=3)]
-        six = [r for r in known if r["known_at"] >= last["known_at"] - timedelta(hours=6)]
-        rain = [
-            round(r["precipitation_inches"] * 10000) for r in three if r["precipitation_inches"] is not None
-        ]
-        pressure = [r["pressure_millibars"] for r in six if r["pressure_millibars"] is not None]
-        angle = last["wind_direction_degrees"]
-        found = stored(built, table, (origin,), at)
-        expected = (
-            last["temperature_f"], last["humidity_percent"], last["wind_speed_mph"],
-            None if angle is None else pytest.approx(np.sin(np.radians(angle))),
-            None if angle is None else pytest.approx(np.cos(np.radians(angle))),
-            sum(rain) / 10000.0 if rain else None, min(r["visibility_miles"] for r in three),
-            pressure[-1] if pressure else None,
-            (round(pressure[-1] * 100) - round(pressure[0] * 100)) / 100.0 if pressure else None,
-        )  # fmt: skip
-        assert found == expected, (origin, at)
-        filled += last["pressure_millibars"] is None and bool(pressure)
+        mine = [r for r in rows if r["origin"] == origin]
+        last = max((r for r in mine if r["known_at"] <= at), key=lambda r: r["known_at"])
+        expected = by_hand.station_weather(mine, at)
+        assert stored(built, table, (origin,), at) == by_hand.up_to_sine(expected), (origin, at)
+        filled += last["pressure_millibars"] is None and expected[7] is not None
     assert filled > 0  # a pressure that was not reported was filled at least once
 
 
@@ -328,7 +216,7 @@ def test_a_quiet_night_does_not_lose_the_state(built, clean):
                 [origin, at],
             ).fetchone()[0]
             assert at - last <= table.max_age
-            expected = state_by_hand(chosen(clean, ("origin",), (origin,)), minute(at))
+            expected = by_hand.state(by_hand.chosen(clean, ("origin",), (origin,)), by_hand.minute(at))
             assert stored(built, table, (origin,), at) == expected
             assert expected != tuple(column.prior for column in table.columns)
 

@@ -13,9 +13,11 @@ import pytest
 from contrail import duck, incremental
 from contrail.incremental import Extension, IncrementalError
 from contrail.lake import Commit, Lake
+from contrail.windows import Revision
 
 START = datetime(2023, 12, 30, tzinfo=UTC)
 NOW = datetime(2024, 2, 2, tzinfo=UTC)
+INSTANT = pa.timestamp("us", tz="UTC")
 TABLE, SOURCE = "feature/levels", "clean/readings"
 
 
@@ -23,8 +25,11 @@ def instant(month: int, day: int, hour: int = 0) -> datetime:
     return datetime(2024, month, day, hour, tzinfo=UTC)
 
 
-def build(con: duckdb.DuckDBPyConnection, lo: datetime, hi: datetime) -> duckdb.DuckDBPyRelation:
+def build(
+    con: duckdb.DuckDBPyConnection, lo: datetime, hi: datetime, created_from: datetime | None = None
+) -> duckdb.DuckDBPyRelation:
     """A value every six hours: how many readings were known by then."""
+    assert created_from is None
     return con.sql(
         f"""SELECT g AS known_at, g AS created_at, date_trunc('month', g)::DATE AS month,
                    (SELECT count(*) FROM readings WHERE known_at <= g) AS readings_known
@@ -52,7 +57,7 @@ class Growing:
 
         return incremental.extend(
             self.lake, TABLE, builder, con=self.con, sources={"readings": SOURCE}, start=START, until=until,
-            now=now, commit=commit, rebuild=rebuild,
+            now=now, delivered_until=NOW, commit=commit, rebuild=rebuild,
         )  # fmt: skip
 
 
@@ -167,3 +172,134 @@ def test_the_builder_reads_the_version_that_the_commit_names(growing):
 def test_a_table_that_was_never_extended_has_no_end(growing):
     assert incremental.built_until(growing.lake, TABLE) is None
     assert incremental.built_until(growing.lake, SOURCE) is None
+
+
+# --- corrections: a source whose rows have versions ------------------------------------------------------------------
+
+SPAN = timedelta(days=2)  # how long a reading counts
+READINGS = pa.schema(
+    [("day", pa.date32()), ("known_at", INSTANT), ("created_at", INSTANT), ("reading", pa.int64())]
+)
+
+
+def levels(con, lo, hi, created_from=None):
+    """Per day the sum of the readings of two days, and a version of it for each later one that changes it."""
+    since = f"AND created_at >= TIMESTAMPTZ '{created_from.isoformat()}'" if created_from else ""
+    return con.sql(f"""
+        WITH instants AS (SELECT unnest(generate_series(TIMESTAMPTZ '{START.isoformat()}', TIMESTAMPTZ '{NOW.isoformat()}',
+                                                       INTERVAL 1 DAY)) AS g),
+        versions AS (
+          SELECT g AS known_at, greatest(g, r.created_at) AS created_at FROM instants JOIN readings r
+            ON r.known_at <= g AND r.known_at > g - INTERVAL 2 DAY)
+        SELECT DISTINCT v.known_at, v.created_at, date_trunc('month', v.known_at)::DATE AS month,
+          (SELECT sum(reading) FROM readings r WHERE r.known_at <= v.known_at
+            AND r.known_at > v.known_at - INTERVAL 2 DAY AND r.created_at <= v.created_at)::BIGINT AS level
+        FROM versions v WHERE known_at >= TIMESTAMPTZ '{lo.isoformat()}' AND known_at < TIMESTAMPTZ '{hi.isoformat()}' {since}
+        ORDER BY ALL""")
+
+
+def revise(con, days):
+    among = f"WHERE day BETWEEN '{days[0]}' AND '{days[1]}'" if days else ""
+    lo, hi, created = con.sql(
+        f"SELECT min(known_at), max(known_at), min(created_at) FROM readings ANTI JOIN readings_before "
+        f"USING (known_at, created_at) {among}"
+    ).fetchone()
+    return None if lo is None else Revision(lo, hi + SPAN, created)
+
+
+class Correcting:
+    """A lake whose source gets versions, and a table that follows them."""
+
+    def __init__(self, root: Path, con: duckdb.DuckDBPyConnection) -> None:
+        self.lake, self.con = Lake(root), con
+        self.lake.create(SOURCE, READINGS)
+
+    def deliver(self, *readings: tuple[datetime, datetime, int]) -> None:
+        rows = [{"day": k.date(), "known_at": k, "created_at": c, "reading": r} for k, c, r in readings]
+        days = sorted(row["day"] for row in rows)
+        self.lake.append(
+            SOURCE,
+            pa.Table.from_pylist(rows, READINGS),
+            Commit(SOURCE, "run", ("sha256:ab",), f"{days[0]}..{days[-1]}"),
+        )
+
+    def extend(self, until: datetime, delivered_until: datetime = NOW) -> Extension:
+        def commit(inputs: Sequence[str], partition: str, facts: dict[str, str]) -> Commit:
+            return Commit(TABLE, f"{inputs} {until}", tuple(inputs), partition, extra=facts)
+
+        return incremental.extend(
+            self.lake, TABLE, levels, con=self.con, sources={"readings": SOURCE}, start=START, until=until, now=NOW,
+            delivered_until=delivered_until, commit=commit, revise=revise,
+        )  # fmt: skip
+
+
+REGULAR = [(START + timedelta(days=n), START + timedelta(days=n), n) for n in range(20)]
+LATE = (instant(1, 5), instant(1, 17, 3), 100)
+STILL_LATER = (instant(1, 2), instant(1, 12, 6), 1000)
+
+
+def test_a_correction_rebuilds_only_what_it_reaches(tmp_path, con):
+    made = Correcting(tmp_path / "lake", con)
+    made.deliver(*REGULAR)
+    made.extend(instant(1, 18))
+    made.deliver(LATE)
+    done = made.extend(instant(1, 18))
+    assert done.revised == Revision(instant(1, 5), instant(1, 7), instant(1, 17, 3))
+    assert (done.lo, done.hi, done.rows) == (instant(1, 18), instant(1, 18), 2)
+    rows = con.execute(
+        f"SELECT known_at, created_at, level FROM {made.lake.scan(TABLE)} WHERE known_at BETWEEN ? AND ? ORDER BY ALL",
+        [instant(1, 5), instant(1, 6)],
+    ).fetchall()
+    assert rows == [
+        (instant(1, 5), instant(1, 5), 11), (instant(1, 5), instant(1, 17, 3), 111),
+        (instant(1, 6), instant(1, 6), 13), (instant(1, 6), instant(1, 17, 3), 113),
+    ]  # fmt: skip
+    assert incremental.built_until(made.lake, TABLE) == instant(1, 18)
+    assert (
+        made.lake.commits(TABLE)[-1].extra["revised"]
+        == "2024-01-05T00:00:00+00:00..2024-01-07T00:00:00+00:00"
+    )
+
+
+@pytest.mark.parametrize(
+    "first", [LATE, STILL_LATER], ids=["in the order of delivery", "the other way round"]
+)
+def test_step_by_step_with_corrections_is_the_whole(tmp_path, con, first):
+    whole, grown = Correcting(tmp_path / "whole", con), Correcting(tmp_path / "grown", con)
+    whole.deliver(*REGULAR, LATE, STILL_LATER)
+    whole.extend(instant(1, 18))
+    second = STILL_LATER if first is LATE else LATE
+    grown.deliver(*REGULAR[:12])
+    grown.extend(instant(1, 8))
+    grown.deliver(*REGULAR[12:], first)
+    grown.extend(instant(1, 15))
+    grown.extend(instant(1, 18))
+    grown.deliver(second)
+    grown.extend(instant(1, 18))
+    assert grown.lake.content_hash(TABLE) == whole.lake.content_hash(TABLE)
+    assert grown.lake.content_hash(TABLE).startswith("23-"), "19 instants, two of them corrected by each"
+
+
+def test_a_version_created_after_the_newest_delivery_is_refused(tmp_path, con):
+    made = Correcting(tmp_path / "lake", con)
+    made.deliver(*REGULAR)
+    made.extend(instant(1, 18), instant(1, 18))
+    made.deliver((instant(1, 5), NOW, 100))
+    with pytest.raises(
+        IncrementalError, match=r"created at 2024-02-02T.*after the newest delivery.*2024-01-18T.*hide"
+    ):
+        made.extend(instant(1, 18), instant(1, 18))
+    assert made.lake.commits(TABLE)[-1].rows_added == 19, "nothing of it was written"
+
+
+def test_newer_sources_that_change_nothing_are_noted_once(tmp_path, con):
+    made = Correcting(tmp_path / "lake", con)
+    made.deliver(*REGULAR)
+    made.extend(instant(1, 10))
+    before = made.lake.content_hash(TABLE)
+    made.lake.append(SOURCE, READINGS.empty_table(), Commit(SOURCE, "later", ("sha256:ab",), "2024-01-09"))
+    noted = made.extend(instant(1, 10))
+    assert (noted.rows, noted.revised) == (0, None)
+    assert made.lake.commits(TABLE)[-1].inputs == (made.lake.ref(SOURCE),)
+    assert made.extend(instant(1, 10)).version == noted.version
+    assert made.lake.content_hash(TABLE) == before
