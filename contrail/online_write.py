@@ -98,22 +98,6 @@ def open_writer(config: RepoConfig, view: OnlineView, *, exclusive: bool) -> Gen
             yield writer
 
 
-def put_rows(config: RepoConfig, view: OnlineView, rows: pa.Table) -> int:
-    """Put some rows of a view online, each only over an older version of itself: how many entities changed.
-
-    Args:
-        rows: the view's keys and features by their names, `EVENT_COLUMN` and perhaps `CREATED_COLUMN`; few enough for
-            one transaction.
-
-    Raises:
-        OnlineError: a column has another type than the view says; the store is missing, locked, down or hangs.
-    """
-    check_types(rows.schema, view)
-    with open_writer(config, view, exclusive=False) as writer:
-        batches = rows.combine_chunks().to_batches()
-        return sum(writer.write(encode_rows(batch, view, writer.frame)) for batch in batches)
-
-
 def materialize_view(
     store: FeatureStore,
     view_name: str,

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pytest
 
 from contrail import environment
 from contrail.settings import Settings, under_ci
+from tests.support.redis_server import PROGRAM as REDIS
+from tests.support.redis_server import RedisServer
 from tests.support.three_weeks import make as make_three_weeks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +41,8 @@ query {
   }
 }
 """
-NOT_RUN = pytest.StashKey[int]()
+NOT_RUN = pytest.StashKey[Mapping[str, int]]()
+REDIS_FIXTURES = {"redis_of_session", "own_redis"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,24 +55,61 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _debian_package(item: pytest.Item) -> str | None:
+    """The Debian package that a test needs and this machine has not."""
+    if item.get_closest_marker("browser") and not shutil.which("chromium"):
+        return "chromium"
+    # A test over both stores asks for the server only where its parameter says so.
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if (
+        "redis" in parameters or REDIS_FIXTURES & set(getattr(item, "fixturenames", ()))
+    ) and not shutil.which(REDIS):
+        return REDIS
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without chromium, leave the browser tests out and count them; under CI they stay, and fail saying why."""
-    config.stash[NOT_RUN] = 0
-    if shutil.which("chromium") or under_ci():
+    """Leave out the tests that lack a Debian package, and count them; under CI they stay, and fail saying why."""
+    config.stash[NOT_RUN] = {}
+    if under_ci():
         return
-    browser = [item for item in items if item.get_closest_marker("browser")]
-    if browser:
-        config.stash[NOT_RUN] = len(browser)
-        config.hook.pytest_deselected(items=browser)
-        items[:] = [item for item in items if not item.get_closest_marker("browser")]
+    lacking = {item: package for item in items if (package := _debian_package(item))}
+    if lacking:
+        config.stash[NOT_RUN] = Counter(lacking.values())
+        config.hook.pytest_deselected(items=list(lacking))
+        items[:] = [item for item in items if item not in lacking]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if count := config.stash.get(NOT_RUN, 0):
+    for package, count in config.stash.get(NOT_RUN, {}).items():
         noun = "test" if count == 1 else "tests"
+        what = "browser" if package == "chromium" else "Redis"
         terminalreporter.write_line(
-            f"not run: {count} browser {noun}; type: sudo apt-get install chromium", yellow=True
+            f"not run: {count} {what} {noun}; type: sudo apt-get install {package}", yellow=True
         )
+
+
+@pytest.fixture(scope="session")
+def redis_of_session() -> Iterator[RedisServer]:
+    """One redis-server for all tests; they use `redis_server`, which empties it."""
+    server = RedisServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_of_session: RedisServer) -> RedisServer:
+    """A redis-server with nothing in it; it is shared and must stay up."""
+    redis_of_session.client.flushall()
+    return redis_of_session
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server of this test alone, which may stop it and make it hang."""
+    server = RedisServer().start()
+    yield server
+    server.stop()
 
 
 class DagsterServer:
