@@ -1,0 +1,336 @@
+"""The checks on the online copy, on a small lake of invented rows: freshness in words, parity to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import struct
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets import feature_store, feature_store_checks
+from contrail import duck
+from contrail.incremental import BUILT_UNTIL
+from contrail.lake import Commit, Lake
+from contrail.online_layout import encode_key, encode_value
+from contrail.settings import Settings
+from feature_repo.use_cases import LATE_FLIGHT_2H
+from features.tables import FEATURE_TABLES, FeatureTable
+from features.vectors import PRIORS
+from resources import parity
+from resources.feature_store import FeatureStoreResource
+from resources.lake import LakeResource
+
+NOW = datetime(2013, 3, 7, 18, tzinfo=UTC)
+ENTITIES = 12
+SILENT = ENTITIES - 1  # this one's newest row is outside every max age
+VALUES = {
+    "INTEGER": "(h % 50)::INTEGER",
+    "DOUBLE": "(h % 1000) / 7.0",
+    "BOOLEAN": "h % 2 = 0",
+    "TIMESTAMPTZ": "known_at - to_minutes(h % 600)",
+}
+
+
+def key_sql(name: str) -> str:
+    return {"network": "'all'", "flight_number": "(100 + n)::INTEGER"}.get(name, f"'{name}-' || n")
+
+
+def rows_sql(table: FeatureTable) -> str:
+    """Three rows for each of some entities, every fifth value null; the silent entity's are too old to answer."""
+    age = table.max_age // timedelta(minutes=1)
+    keys = ", ".join(f"{key_sql(key)} AS {key}" for key in table.keys)
+    count = 1 if table.keys == ("network",) else ENTITIES
+    values = ", ".join(
+        f"CASE WHEN hash({i}, n, k) % 5 > 0 THEN {VALUES[c.sql_type].replace('h %', f'(hash({i}, n, k) // 8)::BIGINT %')} "
+        f"END AS {c.name}"
+        for i, c in enumerate(table.columns)
+    )
+    return f"""
+WITH ages AS (
+  SELECT n, k, CASE WHEN n = {SILENT} THEN {age} + 1 + k ELSE (n + k * 17) % {age // 2} END AS minutes
+  FROM range({count}) t(n), range(3) u(k)),
+timed AS (SELECT *, TIMESTAMPTZ '{NOW.isoformat()}' - to_minutes(minutes::BIGINT) AS known_at FROM ages)
+SELECT {keys}, known_at, known_at AS created_at, date_trunc('month', known_at)::DATE AS month, {values} FROM timed"""
+
+
+DEPARTURES = f"""
+SELECT 'flight-' || n AS departure_id, DATE '2013-03-07' - (n % 4)::INTEGER AS service_date, {key_sql("carrier")} AS carrier,
+  {key_sql("flight_number")} AS flight_number, {key_sql("origin")} AS origin, {key_sql("dest")} AS dest,
+  100 AS distance_miles, {key_sql("tail_number")} AS tail_number, TIMESTAMPTZ '{NOW.isoformat()}' AS tail_known_at,
+  TIMESTAMPTZ '{NOW.isoformat()}' + INTERVAL 3 HOUR AS scheduled_departure_at, 780 AS scheduled_departure_minute_local,
+  90 AS scheduled_block_minutes, false AS is_disrupted, TIMESTAMPTZ '{NOW.isoformat()}' AS outcome_known_at,
+  TIMESTAMPTZ '{NOW.isoformat()}' - INTERVAL 1 DAY AS created_at, false AS is_retracted
+FROM range({ENTITIES}) t(n)"""
+
+
+@dataclass(frozen=True)
+class World:
+    settings: Settings
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.settings.lake_root)
+
+    def execute(self, *selected: str) -> dict[str, dg.AssetCheckEvaluation]:
+        """Run the assets and their checks, or the named checks alone; check -> evaluation."""
+        resource = FeatureStoreResource(home=str(self.settings.home))
+        keys = [dg.AssetCheckKey(feature_store_checks.ONLINE, name) for name in selected]
+        done = dg.materialize(
+            feature_store.build(self.settings),
+            selection=dg.AssetSelection.checks(*keys) if keys else None,
+            resources={"lake": LakeResource(self.settings), "feature_store": resource},
+        )
+        return {evaluation.check_name: evaluation for evaluation in done.get_asset_check_evaluations()}
+
+    def parity(self) -> dg.AssetCheckEvaluation:
+        return self.execute(feature_store_checks.PARITY)[feature_store_checks.PARITY]
+
+    def online(self, statement: str, *values: Any) -> int:
+        """Plant something in the online store; returns the rows changed."""
+        with closing(sqlite3.connect(self.settings.online_store_path)) as con, con:
+            return con.execute(statement, values).rowcount
+
+    def cell(self, view: str, feature: str) -> tuple[bytes, bytes]:
+        """Key and value of a cell that is not null."""
+        with closing(sqlite3.connect(self.settings.online_store_path)) as con:
+            return con.execute(
+                f"SELECT entity_key, value FROM contrail_{view} WHERE feature_name = ? AND length(value) > 1 "
+                "ORDER BY entity_key", (feature,),
+            ).fetchone()  # fmt: skip
+
+
+def make(home: Path) -> World:
+    world = World(Settings(home=home, clock="replay", replay_at=NOW))
+    with duck.connect() as con:
+        tables = {f"feature/{name}": rows_sql(table) for name, table in FEATURE_TABLES.items()}
+        for name, sql in {**tables, "clean/departures": DEPARTURES}.items():
+            rows = con.sql(sql).to_arrow_table()
+            built = {BUILT_UNTIL: NOW.isoformat()} if name in tables else {}
+            world.lake.create(name, rows.schema)
+            world.lake.append(name, rows, Commit(name, "run", (), extra=built))
+    return world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, dg.AssetCheckEvaluation]]:
+    """A home whose features are online, and what the checks said in that run. Read only."""
+    world = make(tmp_path_factory.mktemp("home"))
+    return world, world.execute()
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was planted, and what the check said of it: one run for all of it."""
+
+    bit: tuple[float, str]
+    silent_tail: str
+    evaluation: dg.AssetCheckEvaluation
+
+    def of(self, view: str) -> list[dict[str, Any]]:
+        return [row for row in cells(self.evaluation, "mismatches_listed") if row["view"] == view]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A home in whose online store things are wrong."""
+    world = make(tmp_path_factory.mktemp("planted"))
+    world.execute()
+    feature = "origin_arrival_delay_mean_180min"
+    key, value = world.cell("origin_state", feature)
+    (number,) = struct.unpack("<d", value[1:])
+    flipped = value[:1] + bytes([value[1] ^ 1]) + value[2:]
+    world.online(
+        "UPDATE contrail_origin_state SET value = ? WHERE entity_key = ? AND feature_name = ?", flipped, key, feature
+    )  # fmt: skip
+    key, _ = world.cell("dest_state", "dest_disrupted_share_6h")
+    world.online("DELETE FROM contrail_dest_state WHERE entity_key = ?", key)
+    key, _ = world.cell("carrier_state", "carrier_disrupted_share_6h")
+    world.online("UPDATE contrail_carrier_state SET event_ts = event_ts - 60 WHERE entity_key = ?", key)
+    # An aircraft that has not been heard of for too long, as if it had just been.
+    silent_tail, now = f"tail_number-{SILENT}", int(NOW.timestamp())
+    key = encode_key({"tail_number": silent_tail}, {"tail_number": "STRING"})
+    for column in FEATURE_TABLES["aircraft_leg"].columns:
+        world.online(
+            "INSERT INTO contrail_aircraft_leg (entity_key, feature_name, value, event_ts, created_ts) "
+            "VALUES (?, ?, ?, ?, ?)", key, column.name, b"", now, now,
+        )  # fmt: skip
+    world.online("DELETE FROM contrail_station_weather")
+    return Planted((number, feature), silent_tail, world.parity())
+
+
+def cells(evaluation: dg.AssetCheckEvaluation, name: str) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in evaluation.metadata[name].records]
+
+
+# --- freshness -------------------------------------------------------------------------------------------------------
+
+
+def test_every_view_is_fresh_after_its_run(made: tuple[World, dict[str, dg.AssetCheckEvaluation]]) -> None:
+    evaluation = made[1][feature_store_checks.FRESHNESS]
+    assert evaluation.passed, evaluation.description
+    views = cells(evaluation, "views")
+    assert {view["view"] for view in views} == set(FEATURE_TABLES)
+    for view in views:
+        assert (view["state"], view["outside max age"]) == ("fresh", False), view
+        assert view["built until"] == view["online until"] == "2013-03-07 18:00Z", view
+        assert (view["behind h"], view["behind now h"]) == (0.0, 0.0), view
+        assert view["row age h"] <= view["max age h"], view
+
+
+def test_what_is_not_fresh_warns_with_view_and_consequence(made: tuple[World, Any]) -> None:
+    later = NOW + timedelta(hours=7)
+    world = World(Settings(home=made[0].settings.home, clock="replay", replay_at=later))
+    evaluation = world.execute(feature_store_checks.FRESHNESS)[feature_store_checks.FRESHNESS]
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    by_view = {view["view"]: view for view in cells(evaluation, "views")}
+    assert {view["state"] for view in by_view.values()} == {"behind"}
+    outside = {name for name, view in by_view.items() if view["outside max age"]}
+    assert outside == {"station_weather"}
+    assert "station_weather: the feeds are complete further than the table is built" in (
+        evaluation.description or ""
+    )
+    assert "7 h old, the max age is 6 h: every look-up gives null" in (evaluation.description or "")
+
+
+# --- parity ----------------------------------------------------------------------------------------------------------
+
+
+def test_online_equals_offline(made: tuple[World, dict[str, dg.AssetCheckEvaluation]]) -> None:
+    world, said = made
+    evaluation = said[feature_store_checks.PARITY]
+    assert evaluation.passed, evaluation.description
+    compared = {part["view"]: part for part in cells(evaluation, "compared")}
+    assert set(compared) == {*FEATURE_TABLES, LATE_FLIGHT_2H.feature_service}
+    for name, table in FEATURE_TABLES.items():
+        one = table.keys == ("network",)
+        # The silent entity is asked for, too: it must not be there, and has no values to compare.
+        assert compared[name]["entities"] == (1 if one else ENTITIES), name
+        served = compared[name]["values"] / (1 if one else ENTITIES - 1)
+        assert served == int(served) > 0, name
+        assert compared[name]["table"] == f"feature/{name}@v{world.lake.version(f'feature/{name}')}"
+        assert compared[name]["as of"] == NOW.isoformat()
+    vectors = compared[LATE_FLIGHT_2H.feature_service]
+    newest_two_days = sum(n % 4 < 2 for n in range(ENTITIES))
+    assert vectors["entities"] == newest_two_days
+    assert vectors["values"] == newest_two_days * len(LATE_FLIGHT_2H.features)
+    assert evaluation.metadata["mismatches"].value == 0
+
+
+def test_a_mismatch_fails_the_check(planted: Planted) -> None:
+    assert not planted.evaluation.passed
+    assert planted.evaluation.severity == dg.AssetCheckSeverity.ERROR
+
+
+def test_one_planted_bit_is_named_with_view_column_entity_and_values(planted: Planted) -> None:
+    number, feature = planted.bit
+    (row,) = planted.of("origin_state")
+    assert row["column"] == feature
+    assert row["entity"].startswith("origin=origin-")
+    assert row["offline"].startswith(f"{number!r} (")
+    assert row["offline"] != row["online"]
+    said = f"origin_state {feature} of {row['entity']}: offline {row['offline']}, online {row['online']}"
+    assert said in (planted.evaluation.description or "")
+
+
+def test_a_planted_missing_entity_is_named(planted: Planted) -> None:
+    (row,) = planted.of("dest_state")
+    assert (row["column"], row["online"]) == ("(row)", "not found")
+    assert row["entity"].startswith("dest=dest-")
+    assert row["offline"].startswith("a row known at 2013-")
+
+
+def test_a_planted_stale_row_is_named(planted: Planted) -> None:
+    (row,) = planted.of("carrier_state")
+    assert row["column"] == "(known at)"
+    assert row["offline"] > row["online"]
+
+
+def test_what_is_outside_max_age_must_not_be_served_and_personal_keys_are_not_shown(planted: Planted) -> None:
+    (row,) = planted.of("aircraft_leg")
+    digest = hashlib.sha256(f'{{"tail_number": "{planted.silent_tail}"}}'.encode()).hexdigest()[:12]
+    assert (row["column"], row["entity"]) == ("(row)", f"sha256:{digest}")
+    assert row["offline"] == "no row within max age"
+    assert row["online"].startswith("present")
+    assert planted.silent_tail not in repr(planted.evaluation)
+
+
+def test_the_list_ends_at_twenty_and_says_how_many_more(planted: Planted) -> None:
+    total = planted.evaluation.metadata["mismatches"].value
+    # Vectors show what is wrong, too: of each that was compared at least the nine values of its weather.
+    assert total > 4 + (ENTITIES - 1) + 9
+    assert len(cells(planted.evaluation, "mismatches_listed")) == 20
+    assert planted.evaluation.metadata["mismatches_not_listed"].value == total - 20
+    assert (planted.evaluation.description or "").endswith(f"; and {total - 20} more")
+
+
+def test_what_was_pushed_since_the_materialisation_is_no_mismatch(tmp_path: Path) -> None:
+    world = make(tmp_path)
+    world.execute()
+    table, column = "feature/station_weather", "weather_temp_f"
+    with duck.connect() as con:
+        row = con.sql(
+            f"SELECT * EXCLUDE (_written_at, _run_id) REPLACE (71.5 AS {column}, TIMESTAMPTZ '{NOW.isoformat()}' AS known_at, "
+            f"TIMESTAMPTZ '{NOW.isoformat()}' AS created_at) FROM {world.lake.scan(table)} WHERE origin = 'origin-3' LIMIT 1"
+        ).to_arrow_table()  # fmt: skip
+    world.lake.append(table, row, Commit(table, "push", (), extra={BUILT_UNTIL: NOW.isoformat()}))
+    assert world.parity().passed, "an older version online is stale, and equal to its own table version"
+    (values,) = row.select([c.name for c in FEATURE_TABLES["station_weather"].columns]).to_pylist()
+    key = encode_key({"origin": "origin-3"}, {"origin": "STRING"})
+    for name, value in values.items():
+        world.online(
+            "UPDATE contrail_station_weather SET value = ?, event_ts = ?, created_ts = ? WHERE entity_key = ? "
+            "AND feature_name = ?", encode_value(value, "DOUBLE"), int(NOW.timestamp()), int(NOW.timestamp()), key, name,
+        )  # fmt: skip
+    evaluation = world.parity()
+    assert evaluation.passed, evaluation.description
+    notes = {part["view"]: part["note"] for part in cells(evaluation, "compared")}
+    assert notes["station_weather"] == "1 entities are newer than the materialisation and equal to v2"
+    assert "not compared" in notes[LATE_FLIGHT_2H.feature_service]
+
+
+def test_nothing_materialised_is_nothing_to_compare(tmp_path: Path) -> None:
+    world = make(tmp_path)
+    resource = FeatureStoreResource(home=str(tmp_path))
+    resource.apply()
+    found = parity.compare_online(resource, now=NOW, sample=5, spine=feature_store_checks.SPINE)
+    assert not found.mismatches
+    assert {part.note for part in found.parts} == {"never materialised: nothing to compare"}
+    assert world.execute(feature_store_checks.FRESHNESS)[feature_store_checks.FRESHNESS].description.count(
+        "the online store holds an earlier version"
+    ) == len(FEATURE_TABLES)
+
+
+def test_an_unseen_key_gets_the_same_prior_online_and_offline(
+    made: tuple[World, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from features import vectors
+
+    world, _ = made
+    resource = FeatureStoreResource(home=str(world.settings.home))
+    with duck.connect() as con:
+        departures = con.sql(f"SELECT * FROM ({DEPARTURES}) LIMIT 1")  # noqa: F841 - the query reads it by name
+        rows = con.sql(
+            f"SELECT * REPLACE ('nowhere' AS dest, 'nobody' AS carrier, 1 AS flight_number, 'none' AS origin, "
+            f"NULL::VARCHAR AS tail_number, TIMESTAMPTZ '{NOW.isoformat()}' AS decision_at) "
+            f"FROM ({LATE_FLIGHT_2H.spine_sql})"
+        ).to_arrow_table()
+
+    def both() -> list[dict[str, Any]]:
+        offline, _ = resource.historical(rows, LATE_FLIGHT_2H.feature_service)
+        (online,) = resource.online(LATE_FLIGHT_2H.feature_service, rows.to_pylist(), now=NOW)
+        names = [n for n in LATE_FLIGHT_2H.features if n in PRIORS and not n.startswith("network_")]
+        return [{n: offline[n].to_pylist()[0] for n in names}, {n: online.features[n] for n in names}]
+
+    offline, online = both()
+    assert offline == online == {name: PRIORS[name] for name in offline}
+    assert len(offline) > 30
+    # One function on both sides: what it is told to fill in, both fill in.
+    monkeypatch.setattr(vectors, "PRIORS", {**PRIORS, "dest_disrupted_share_6h": 0.75})
+    assert [side["dest_disrupted_share_6h"] for side in both()] == [0.75, 0.75]
