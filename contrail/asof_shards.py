@@ -344,7 +344,7 @@ def _finished(joined: pa.RecordBatchReader, spec: JoinSpec) -> pa.RecordBatchRea
     reader = _mapped(joined, finish) if finish else joined
     kept = columns if columns is not None else reader.schema.names
     if run_id is not None:
-        return Stamped(reader, kept, run_id).reader()
+        return Stamped(reader, [*kept, WRITTEN_AT, RUN_ID], run_id).reader()
     schema = pa.schema([reader.schema.field(name) for name in kept])
     return pa.RecordBatchReader.from_batches(schema, (batch.select(kept) for batch in reader))
 

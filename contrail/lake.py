@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as parquet
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -224,8 +225,8 @@ class Lake:
             replace: the same commit removes every row that the (unpartitioned) table has now.
 
         Raises:
-            LakeError: a file is missing, or is not the one that its worker finished; or a partitioned table is to be
-                replaced whole.
+            LakeError: a file is missing, is not the one that its worker finished, or has other columns than the table;
+                or a partitioned table is to be replaced whole.
         """
         folder = Path(self.uri(table))
         partitions = self._open(table).metadata().partition_columns
@@ -233,10 +234,16 @@ class Lake:
             raise LakeError(
                 f"{table} is partitioned: an overwrite of all is refused, commit files of the partitions concerned"
             )
+        shape = {column for column in shape_of(self.schema(table)).items() if column[0] not in partitions}
         for file in files:
             path = folder / file.path
             if not path.is_file() or file_sha256(path) != file.sha256:
                 raise LakeError(f"{table}: {file.path} is missing or is not the file that was finished")
+            if changed := sorted(set(shape_of(parquet.read_schema(path)).items()) ^ shape):
+                # A reader would answer null for the column that a file lacks.
+                raise LakeError(
+                    f"{table}: the columns of {file.path} are not the table's; these differ: {changed}"
+                )
         stamp = int(utc_now().timestamp() * 1000)
         actions: list[AddAction | RemoveAction] = [
             AddAction(

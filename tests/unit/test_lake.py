@@ -293,6 +293,15 @@ def test_a_file_that_is_not_the_finished_one_is_refused(lake: Lake) -> None:
     assert read(lake) == []
 
 
+def test_a_file_that_lacks_a_column_is_refused(lake: Lake) -> None:
+    file = _finished(lake, "shard-0.parquet", rows((1, "a", 1.0)).drop_columns("x"), "2020-01-01")
+    with pytest.raises(
+        LakeError, match=r"shard-0.parquet are not the table's; these differ: \[\('x', 'double'\)\]"
+    ):
+        lake.commit_files(TABLE, [file], commit())
+    assert read(lake) == []
+
+
 def test_written_at_is_the_wall_clock(lake: Lake) -> None:
     lake.append(TABLE, rows((1, "a", 1.0)), commit())
     with duck.connect() as con:
