@@ -8,15 +8,19 @@ In ``feature_store.yaml``::
 Feast finds the store by that text: the class's name has to end in ``OfflineStore``, its configuration's is the same
 plus ``Config``. The join itself is `contrail.asof_join`, which needs no Feast and serves batch scoring as well.
 
-The store only reads. Rows enter the lake through `contrail.lake`, so that their commit names the inputs; Feast's own
-writes into a source (push, saved datasets) are refused.
+Every Delta table that a request reads is pinned to one version, and the job reports them (`delta_versions`); old
+versions are read with `read_versions`, with ``offline_store.delta_versions``, or with a source's tag ``delta.version``.
+
+What Feast's API writes (pushed rows, saved datasets, logged features) is in `contrail.asof_writes`: Delta tables are
+written by `contrail.lake` alone, whose commits name the inputs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -24,7 +28,8 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 from feast.data_source import DataSource
-from feast.errors import EntityTimestampInferenceException, FeastEntityDFMissingColumnsError
+from feast.errors import FeastEntityDFMissingColumnsError
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import (
@@ -33,11 +38,21 @@ from feast.infra.offline_stores.offline_utils import (
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import compute_non_entity_date_range, make_tzaware
 
-from contrail import duck
-from contrail.asof_join import JoinView, Rows, keys_and_times_sql, point_in_time_join
-from contrail.asof_sources import AsofError, join_view, scan
+from contrail import asof_writes, duck
+from contrail.asof_frames import entity_table, span
+from contrail.asof_join import (
+    JoinView,
+    Rows,
+    column_types,
+    keys_and_times_sql,
+    naive_columns,
+    point_in_time_join,
+)
+from contrail.asof_plan import BATCH_ROWS, SPINE, Plan, PlannedJoin, PlannedQuery
+from contrail.asof_sources import AsofError, is_delta, join_view, read_versions, scan, source_path
 from contrail.clock import pin_utc
 from contrail.duck import quote_identifier as q
 
@@ -48,6 +63,7 @@ __all__ = [
     "AsofRetrievalJob",
     "JoinView",
     "point_in_time_join",
+    "read_versions",
     "session",
 ]
 
@@ -68,7 +84,8 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     knowledge_time: bool = True
     """Count a row only from greatest(event time, created time) on, for every request."""
     delta_versions: dict[str, int] | None = None
-    """Table path -> version, to re-create an earlier answer; tables not named are read at their newest version."""
+    """Table path (relative to the feature repository) -> version, to re-create an earlier answer; tables that are not
+    named are read at their newest version. For one request: `read_versions`."""
 
 
 def _config(config: RepoConfig) -> AsofOfflineStoreConfig:
@@ -80,13 +97,15 @@ def _config(config: RepoConfig) -> AsofOfflineStoreConfig:
     return store
 
 
+def _spill(config: RepoConfig) -> Path | None:
+    folder = _config(config).temp_directory
+    return Path(config.repo_path or ".") / folder if folder else None
+
+
 def session(config: RepoConfig) -> duckdb.DuckDBPyConnection:
     """A DuckDB session with the limits of the `offline_store` section."""
     store = _config(config)
-    spill = Path(store.temp_directory) if store.temp_directory else None
-    if spill and not spill.is_absolute():
-        spill = Path(config.repo_path or ".") / spill
-    con = duck.connect(threads=store.threads, memory_limit=store.memory_limit, temp_directory=spill)
+    con = duck.connect(threads=store.threads, memory_limit=store.memory_limit, temp_directory=_spill(config))
     # The order of the answer comes from the row id alone; keeping the order of every scan would cost memory.
     con.execute("SET preserve_insertion_order = false")
     return con
@@ -101,16 +120,18 @@ class AsofRetrievalJob(RetrievalJob):
     def __init__(
         self,
         config: RepoConfig,
-        build: Callable[[duckdb.DuckDBPyConnection], duckdb.DuckDBPyRelation],
+        plan: Plan,
         delta_versions: dict[str, int],
         *,
+        files: Sequence[str] = (),
         full_feature_names: bool = False,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self.delta_versions = delta_versions
         self._config = config
-        self._build = build
+        self._plan = plan
+        self._files = files
         self._full_feature_names = full_feature_names
         self._on_demand = on_demand_feature_views or []
         self._metadata = metadata
@@ -135,18 +156,15 @@ class AsofRetrievalJob(RetrievalJob):
         ) from error
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        con = session(self._config)
         try:
-            return self._build(con).to_arrow_table()
+            return self._plan.table()
         except duckdb.IOException as error:
             self._explain(error)
-        finally:
-            con.close()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
 
-    def to_reader(self, batch_rows: int = 100_000) -> pa.RecordBatchReader:
+    def to_reader(self, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """Stream the answer in its order, without holding it whole.
 
         Raises:
@@ -157,53 +175,38 @@ class AsofRetrievalJob(RetrievalJob):
             raise AsofError(
                 f"on-demand views {names} cannot be streamed: use to_arrow(), or request stored features"
             )
-        con = session(self._config)
         try:
-            reader = self._build(con).to_arrow_reader(batch_rows)
+            reader = self._plan.stream(batch_rows)
         except duckdb.IOException as error:
-            con.close()
+            self._explain(error)
+        return pa.RecordBatchReader.from_batches(reader.schema, self._explained(reader))
+
+    def _explained(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except duckdb.IOException as error:
             self._explain(error)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from reader
-            finally:  # the session lives as long as its reader
-                con.close()
+    def persist(
+        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
+    ) -> None:
+        """Save the answer as a Delta table or as Parquet; a file or commit of it says which versions it was made of.
 
-        return pa.RecordBatchReader.from_batches(reader.schema, batches())
-
-
-def _decision_column(schema: pa.Schema) -> str:
-    if DEFAULT_DECISION_COLUMN in schema.names:
-        return DEFAULT_DECISION_COLUMN
-    timestamps = [field.name for field in schema if pa.types.is_timestamp(field.type)]
-    if len(timestamps) != 1:
-        raise EntityTimestampInferenceException(DEFAULT_DECISION_COLUMN)
-    return timestamps[0]
-
-
-def _entity_table(config: RepoConfig, entity_df: pd.DataFrame | pa.Table | str) -> tuple[pa.Table, str]:
-    """The entity frame as a new Arrow table, and the name of its decision time. The caller's frame stays as it is."""
-    if isinstance(entity_df, str):
-        con = session(config)
-        try:
-            table = con.sql(entity_df).to_arrow_table()
-        finally:
-            con.close()
-    elif isinstance(entity_df, pa.Table):
-        table = entity_df
-    else:
-        frame = entity_df
-        if frame.columns.duplicated().any():
-            raise ValueError(f"the entity frame has columns of the same name: {list(frame.columns)}")
-        column = DEFAULT_DECISION_COLUMN
-        if column in frame.columns and not pd.api.types.is_datetime64_any_dtype(frame[column]):
-            frame = frame.assign(**{column: pd.to_datetime(frame[column], utc=True)})
-        table = pa.Table.from_pandas(frame.reset_index(drop=True), preserve_index=False)
-    for number, field in enumerate(table.schema):
-        if pa.types.is_null(field.type):  # an all-null pandas column has no type; a text may be null
-            table = table.set_column(number, field.name, table.column(number).cast(pa.string()))
-    return table, _decision_column(table.schema)
+        Raises:
+            SavedDatasetLocationAlreadyExists: something lies there, and `allow_overwrite` is not set.
+            AsofError: the answer spans no time, so that Feast could not read it back; or the storage is another one.
+        """
+        if self._metadata is None or self._metadata.min_event_timestamp is None:
+            raise AsofError(
+                "an answer without a single decision time cannot be saved: Feast could not read it back"
+            )
+        path, delta = asof_writes.saved_path(self._config, storage, allow_overwrite=allow_overwrite)
+        rows = self.to_arrow() if self._on_demand else self.to_reader()
+        inputs = asof_writes.input_names(self.delta_versions, self._files)
+        if delta:
+            asof_writes.save_as_delta(path, rows, inputs, self._metadata.features)
+        else:
+            asof_writes.save_as_parquet(path, rows, inputs)
 
 
 def _requested(
@@ -251,43 +254,41 @@ class AsofOfflineStore(OfflineStore):
             join_view(config, view, names, pins, full_names=full_feature_names) for view, names in requested
         ]
         keys = {key for view in views for key in view.keys}
-        table: pa.Table | None = None
-        spine_sql = ""
         if entity_df is None:
             decision_column = DEFAULT_DECISION_COLUMN
             first, last = compute_non_entity_date_range(
                 feature_views, start_date=kwargs.get("start_date"), end_date=kwargs.get("end_date")
             )
-            keys_and_times = keys_and_times_sql(views, decision_column, first, last)
-            spine_sql = (
-                f"SELECT row_number() OVER () AS {_ROW_ID}, * FROM (FROM ({keys_and_times}) ORDER BY ALL)"
-            )
+
+            def load(con: duckdb.DuckDBPyConnection) -> None:
+                rows = keys_and_times_sql(con, views, decision_column, first, last)
+                numbered = f"SELECT row_number() OVER () AS {_ROW_ID}, * FROM (FROM ({rows}) ORDER BY ALL)"
+                con.execute(f"CREATE TEMP TABLE {SPINE} AS {numbered}")
         else:
-            frame, decision_column = _entity_table(config, entity_df)
-            first = last = None
+            frame, decision_column = entity_table(entity_df, partial(session, config))
+            first, last = span(frame, decision_column)
             if missing := keys - set(frame.column_names):
                 raise FeastEntityDFMissingColumnsError(keys | {decision_column}, missing)
             table = frame.append_column(_ROW_ID, pa.array(range(frame.num_rows), pa.int64()))
 
-        def build(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
-            if table is None:
-                con.execute(f"CREATE TEMP TABLE entity_rows AS {spine_sql}")
-            else:
-                con.register("entity_rows", table)
-            return point_in_time_join(
-                con,
-                spine="entity_rows",
-                decision_column=decision_column,
-                row_id_column=_ROW_ID,
-                views=views,
-                knowledge_time=knowledge_time,
-                keep_row_id=False,
-            )
+            def load(con: duckdb.DuckDBPyConnection) -> None:
+                con.register(SPINE, table)
 
+        join = PlannedJoin(
+            session=partial(session, config),
+            load=load,
+            decision_column=decision_column,
+            row_id_column=_ROW_ID,
+            views=views,
+            knowledge_time=knowledge_time,
+            spool=_spill(config),
+        )
+        sources = [view.batch_source for view in feature_views if view.batch_source]
         return AsofRetrievalJob(
             config,
-            build,
+            join,
             pins,
+            files=[source_path(config, source) for source in sources if not is_delta(source)],
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             metadata=RetrievalMetadata(
@@ -321,23 +322,52 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> AsofRetrievalJob:
-        """Every row with an event time in [start, end], both included, as known at the end."""
+        """Every row with an event time in [start, end], both included, as known at the end.
+
+        Feast reads saved answers and logs through this too: from a source without a timestamp field. They come back
+        whole, rows with a null key or no decision time included.
+        """
         rows = Rows(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return _pull(config, data_source, rows, start_date, end_date, latest=False)
 
     @staticmethod
     def offline_write_batch(
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
-    ) -> NoReturn:
-        """Refused: a row without the inputs it was made from must not enter the lake.
+    ) -> None:
+        """Append rows to the view's source (`FeatureStore.push`, `write_to_offline_store`); one commit per call.
+
+        Every call appends: rows that are sent twice are there twice, and answer as if they were there once.
 
         Raises:
-            AsofError: always.
+            ValueError: columns are missing, unknown or of another type; a row has no event time.
+            AsofError: the source cannot be written.
         """
-        raise AsofError(
-            f"{_config(config).type} does not write into the source of {feature_view.name!r}: rows enter the lake "
-            "through contrail.lake, whose commits name their inputs; materialise them online from there"
-        )
+        asof_writes.append_to_source(config, feature_view, table)
+        if progress:
+            progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Append logged features to the folder of Parquet files that the feature service logs to.
+
+        Raises:
+            ValueError: the columns are not those of the feature service.
+            AsofError: the destination is not a local folder of files.
+        """
+        asof_writes.append_log(config, data, source, logging_config, registry)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """The columns of a source that are anybody's to write: Feast demands exactly these of pushed rows."""
+        columns = asof_writes.writable_columns(config, data_source)
+        return data_source.get_table_column_names_and_types(config) if columns is None else columns
 
 
 def _pull(
@@ -350,13 +380,20 @@ def _pull(
     latest: bool,
 ) -> AsofRetrievalJob:
     pins: dict[str, int] = {}
-    sql = rows.sql(
-        scan(config, source, pins),
-        start=start and make_tzaware(start),
-        end=end and make_tzaware(end),
-        latest=latest,
-        knowledge_time=_config(config).knowledge_time,
-    )
-    if not rows.keys:
-        sql = f"SELECT *, {duck.quote_literal(DUMMY_ENTITY_VAL)} AS {q(DUMMY_ENTITY_ID)} FROM ({sql})"
-    return AsofRetrievalJob(config, lambda con: con.sql(sql), pins)
+    scan_sql = scan(config, source, pins)
+
+    def sql(con: duckdb.DuckDBPyConnection) -> str:
+        selected = rows.sql(
+            scan_sql,
+            start=start and make_tzaware(start),
+            end=end and make_tzaware(end),
+            latest=latest,
+            knowledge_time=_config(config).knowledge_time,
+            naive=naive_columns(column_types(con, scan_sql)),
+            with_nulls=not latest and not source.timestamp_field,
+        )
+        if rows.keys:
+            return selected
+        return f"SELECT *, {duck.quote_literal(DUMMY_ENTITY_VAL)} AS {q(DUMMY_ENTITY_ID)} FROM ({selected})"
+
+    return AsofRetrievalJob(config, PlannedQuery(partial(session, config), sql), pins)

@@ -15,7 +15,7 @@ The rules, for a view row with event time `ts` and version time `created`:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -61,6 +61,25 @@ def instant(value: datetime) -> str:
     return f"TIMESTAMPTZ '{value.astimezone(UTC).isoformat(sep=' ')}'"
 
 
+def _compared(column: str, operator: str, value: datetime, *, naive: bool) -> str:
+    """A time column against an instant, in the column's own type: only so do the files' statistics leave data unread.
+
+    A column without a zone counts as UTC. A cast of it to TIMESTAMPTZ would be right and read everything.
+    """
+    if naive:
+        return f"{q(column)} {operator} TIMESTAMP '{value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
+    return f"{utc(q(column))} {operator} {instant(value)}"
+
+
+def naive_columns(types: Mapping[str, str]) -> frozenset[str]:
+    """Of columns and their DuckDB types the timestamps without a zone, to the microsecond.
+
+    Those of other precisions are left out: a bound in their own type would cut where the join, which works in
+    microseconds, does not.
+    """
+    return frozenset(name for name, kind in types.items() if kind == "TIMESTAMP")
+
+
 def _microseconds(span: timedelta) -> str:
     # An INTERVAL of months or days would follow the calendar; microseconds are exact.
     return f"to_microseconds({span // timedelta(microseconds=1)})"
@@ -89,6 +108,8 @@ class Rows:
         end: datetime | None,
         latest: bool,
         knowledge_time: bool = True,
+        naive: Collection[str] = (),
+        with_nulls: bool = False,
     ) -> str:
         """SELECT of the rows of whole keys with an event time in [start, end], as known at `end`.
 
@@ -96,29 +117,36 @@ class Rows:
             scan_sql: what stands after FROM.
             latest: only the newest row of every key, by the same rule as in `point_in_time_join`.
             knowledge_time: leave out versions that were created after `end`.
+            naive: the `naive_columns` of the source; without them the answer is the same, from more data read.
+            with_nulls: rows with a null key or without an event time too.
         """
-        event, created = utc(q(self.event_column)), self.created_column
-        # An entity with a null key is nobody: no question finds it, and Feast cannot write it.
-        where = [f"{q(column)} IS NOT NULL" for column in (*self.keys, self.event_column)]
+        event, created = self.event_column, self.created_column
+        where: list[str] = []
         if start is not None:
-            where.append(f"{event} >= {instant(start)}")
+            where.append(_compared(event, ">=", start, naive=event in naive))
         if end is not None:
-            where.append(f"{event} <= {instant(end)}")
+            where.append(_compared(event, "<=", end, naive=event in naive))
             if created and knowledge_time:
-                where.append(f"({q(created)} IS NULL OR {utc(q(created))} <= {instant(end)})")
-        times = [self.event_column, *([created] if created else [])]
+                known = _compared(created, "<=", end, naive=created in naive)
+                where.append(f"({q(created)} IS NULL OR {known})")
+        if with_nulls:
+            where = [f"({q(event)} IS NULL OR ({' AND '.join(where) or 'true'}))"]
+        else:  # an entity with a null key is nobody: no question finds it, and Feast cannot write it
+            where = [*(f"{q(column)} IS NOT NULL" for column in (*self.keys, event)), *where]
+        times = [event, *([created] if created else [])]
         columns = dict.fromkeys([*self.keys, *self.values, *times])
         sql = f"SELECT {', '.join(q(c) for c in columns)} FROM {scan_sql} WHERE {' AND '.join(where)}"
         if latest:
             by_key = f"PARTITION BY {', '.join(q(key) for key in self.keys)} " if self.keys else ""
             order = _newest_first(
-                q(self.event_column), q(created) if created else None, [q(value) for value in self.values]
+                q(event), q(created) if created else None, [q(value) for value in self.values]
             )
             sql += f" QUALIFY row_number() OVER ({by_key}ORDER BY {order}) = 1"
         return sql
 
 
-def _columns(con: duckdb.DuckDBPyConnection, scan_sql: str) -> dict[str, str]:
+def column_types(con: duckdb.DuckDBPyConnection, scan_sql: str) -> dict[str, str]:
+    """Column -> DuckDB type, of what stands after FROM; no row is read."""
     relation = con.sql(f"SELECT * FROM {scan_sql} LIMIT 0")
     return {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
 
@@ -137,10 +165,13 @@ def _check(spine: str, columns: Mapping[str, str], needed: Sequence[str], views:
 
 
 def _key_conditions(
-    con: duckdb.DuckDBPyConnection, spine: str, view: JoinView, spine_types: Mapping[str, str]
+    con: duckdb.DuckDBPyConnection,
+    spine: str,
+    view: JoinView,
+    spine_types: Mapping[str, str],
+    found: Mapping[str, str],
 ) -> list[str]:
-    """Check the view's columns against its source and say how its keys meet the spine's."""
-    found = _columns(con, view.scan_sql)
+    """Check the view's columns against its source, which has the columns `found`; say how its keys meet the spine's."""
     created = [view.created_column] if view.created_column else []
     needed = [*view.keys.values(), view.event_column, *created, *(column for column, _ in view.features)]
     missing = sorted(set(needed) - found.keys())
@@ -166,19 +197,38 @@ def _key_conditions(
     return conditions
 
 
-def _view_rows(view: JoinView, first: datetime | None, last: datetime | None, *, knowledge_time: bool) -> str:
+def _bounds(
+    view: JoinView, first: datetime, last: datetime, *, knowledge_time: bool, naive: Collection[str]
+) -> list[str]:
+    """Conditions that leave out rows which no decision time in [first, last] can see."""
+    event, created = view.event_column, view.created_column
+    where = [_compared(event, "<=", last, naive=event in naive)]
+    if created and knowledge_time:
+        known = _compared(created, "<=", last, naive=created in naive)
+        where.append(f"({q(created)} IS NULL OR {known})")
+    try:
+        oldest = first - view.max_age if view.max_age else None
+    except OverflowError:  # before the year 1: nothing is too old
+        oldest = None
+    if oldest is not None:
+        where.append(_compared(event, ">=", oldest, naive=event in naive))
+    return where
+
+
+def _view_rows(
+    view: JoinView,
+    first: datetime | None,
+    last: datetime | None,
+    *,
+    knowledge_time: bool,
+    naive: Collection[str],
+) -> str:
     """SELECT of (k0…, visible, ts, f0…): per key the rows that ever count, each from `visible` on."""
     event, created = utc(q(view.event_column)), view.created_column
     # An ASOF join on several keys takes a null for equal to a null.
     where = [f"{q(column)} IS NOT NULL" for column in (*view.keys.values(), view.event_column)]
-    if (
-        first is not None and last is not None
-    ):  # compared in the column's own type, so that file statistics prune
-        where.append(f"{event} <= {instant(last)}")
-        if view.max_age:
-            where.append(f"{event} >= {instant(first)} - {_microseconds(view.max_age)}")
-        if created and knowledge_time:
-            where.append(f"({q(created)} IS NULL OR {utc(q(created))} <= {instant(last)})")
+    if first is not None and last is not None:
+        where += _bounds(view, first, last, knowledge_time=knowledge_time, naive=naive)
     keys = [f"k{i}" for i in range(len(view.keys))]
     values = [f"f{i}" for i in range(len(view.features))]
     source = ", ".join(
@@ -233,7 +283,7 @@ def point_in_time_join(
         ValueError: a column is missing, or a feature is named like another column.
         TypeError: a text key meets a number.
     """
-    spine_types = _columns(con, spine)
+    spine_types = column_types(con, spine)
     _check(spine, spine_types, [decision_column, row_id_column], views)
     decision = utc(q(decision_column))
     span = con.sql(f"SELECT min({decision}), max({decision}) FROM {spine}").fetchone() or (None, None)
@@ -247,8 +297,9 @@ def point_in_time_join(
     joins: list[str] = []
     features: list[str] = []
     for number, view in enumerate(views):
-        on = [*_key_conditions(con, spine, view, spine_types), "s.decision_at >= v.visible"]
-        rows = _view_rows(view, span[0], span[1], knowledge_time=knowledge_time)
+        found = column_types(con, view.scan_sql)
+        on = [*_key_conditions(con, spine, view, spine_types, found), "s.decision_at >= v.visible"]
+        rows = _view_rows(view, span[0], span[1], knowledge_time=knowledge_time, naive=naive_columns(found))
         fresh = f" WHERE v.ts >= s.decision_at - {_microseconds(view.max_age)}" if view.max_age else ""
         table = f"{prefix}_{number}"
         values = "".join(f", v.f{i}" for i in range(len(view.features)))
@@ -269,8 +320,16 @@ def point_in_time_join(
     )
 
 
-def keys_and_times_sql(views: list[JoinView], decision_column: str, start: datetime, end: datetime) -> str:
+def keys_and_times_sql(
+    con: duckdb.DuckDBPyConnection,
+    views: Sequence[JoinView],
+    decision_column: str,
+    start: datetime,
+    end: datetime,
+) -> str:
     """A spine where there is none: every (keys, event time) in [start, end] of the views that carry all keys.
+
+    A row with a null key is nobody's and gives none.
 
     Raises:
         ValueError: no view carries all keys.
@@ -280,10 +339,13 @@ def keys_and_times_sql(views: list[JoinView], decision_column: str, start: datet
     for view in views:
         if set(view.keys) == set(keys):
             columns = [f"{q(view.keys[key])} AS {q(key)}" for key in keys]
-            event = utc(q(view.event_column))
+            event = view.event_column
+            naive = event in naive_columns(column_types(con, view.scan_sql))
+            where = [f"{q(view.keys[key])} IS NOT NULL" for key in keys]
+            where += [_compared(event, ">=", start, naive=naive), _compared(event, "<=", end, naive=naive)]
             parts.append(
-                f"SELECT DISTINCT {', '.join([*columns, f'{event} AS {q(decision_column)}'])} FROM {view.scan_sql} "
-                f"WHERE {event} BETWEEN {instant(start)} AND {instant(end)}"
+                f"SELECT DISTINCT {', '.join([*columns, f'{utc(q(event))} AS {q(decision_column)}'])} "
+                f"FROM {view.scan_sql} WHERE {' AND '.join(where)}"
             )
     if not parts:
         raise ValueError(

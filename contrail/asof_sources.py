@@ -5,6 +5,9 @@ Feast is imported inside the functions: whoever has a feature store at hand has 
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,8 +23,32 @@ if TYPE_CHECKING:
     from feast.repo_config import RepoConfig
 
 
+VERSION_TAG = "delta.version"
+
+_versions_here: ContextVar[Mapping[str, int] | None] = ContextVar("delta_versions", default=None)
+
+
 class AsofError(RuntimeError):
     """The offline store cannot answer; the text says what to do."""
+
+
+@contextmanager
+def read_versions(versions: Mapping[str, int]) -> Generator[None]:
+    """Within the block, plan every retrieval of this thread (or task) at these versions: ``{table path: version}``.
+
+    Feast's own calls take no such argument. What `AsofRetrievalJob.delta_versions` reported re-creates its answer;
+    tables that are not named are read as without the block. Versions are pinned when a retrieval is planned, so the job
+    may run after the block. The block wins over `offline_store.delta_versions`, which wins over a source's tag
+    ``delta.version``.
+
+    Raises:
+        AsofError: when a retrieval is planned, and a path is no Delta table or has no such version.
+    """
+    token = _versions_here.set({**(_versions_here.get() or {}), **versions})
+    try:
+        yield
+    finally:
+        _versions_here.reset(token)
 
 
 def source_path(config: RepoConfig, source: DataSource) -> str:
@@ -32,12 +59,22 @@ def source_path(config: RepoConfig, source: DataSource) -> str:
         raise AsofError(
             f"source {source.name!r} is a {type(source).__name__}; this store reads FileSource only"
         )
-    path = FileSource.get_uri_for_file_path(config.repo_path, source.file_options.uri)
-    return _absolute(path)
+    return absolute_path(config, source.file_options.uri)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).resolve())
+def absolute_path(config: RepoConfig, path: str) -> str:
+    """A path of the configuration, absolute: a relative one counts from the feature repository. A URI stays."""
+    from feast import FileSource
+
+    found = FileSource.get_uri_for_file_path(config.repo_path, path)
+    return found if "://" in found else str(Path(found).resolve())
+
+
+def is_delta(source: DataSource) -> bool:
+    """Whether a source is a Delta table; else it is read as Parquet."""
+    from feast.data_format import DeltaFormat
+
+    return isinstance(cast("FileSource", source).file_format, DeltaFormat)
 
 
 def scan(config: RepoConfig, source: DataSource, pins: dict[str, int]) -> str:
@@ -46,28 +83,54 @@ def scan(config: RepoConfig, source: DataSource, pins: dict[str, int]) -> str:
     A Delta table is read at the version in `pins`, else at its newest, which `pins` then records: one request reads
     one version of a table however often the table occurs, and whatever is appended meanwhile.
     """
-    from feast.data_format import DeltaFormat
-
     path = source_path(config, source)
-    if isinstance(cast("FileSource", source).file_format, DeltaFormat):
+    if is_delta(source):
         if path not in pins:
-            asked = _asked_versions(config)
-            try:
-                pins[path] = asked[path] if path in asked else DeltaTable(path).version()
-            except DeltaError as error:
-                raise AsofError(
-                    f"source {source.name!r}: no Delta table can be opened at {path}: {error}"
-                ) from error
+            pins[path] = _version(config, source, path)
         return f"delta_scan({duck.quote_literal(path)}, version => {pins[path]})"
     return f"read_parquet({duck.quote_literal(f'{path}/**/*.parquet' if Path(path).is_dir() else path)})"
 
 
-def _asked_versions(config: RepoConfig) -> dict[str, int]:
-    named: dict[str, int] = getattr(config.offline_store, "delta_versions", None) or {}
-    return {_absolute(path): version for path, version in named.items()}
+def _version(config: RepoConfig, source: DataSource, path: str) -> int:
+    """The version to read: the one that was asked for, else the newest."""
+    try:
+        newest = DeltaTable(path).version()
+    except DeltaError as error:
+        raise AsofError(f"source {source.name!r}: no Delta table can be opened at {path}: {error}") from error
+    asked, asked_by = _asked_version(config, source, path)
+    if asked is None:
+        return newest
+    if not 0 <= asked <= newest:
+        raise AsofError(
+            f"source {source.name!r}: {asked_by} asks for version {asked} of {path}, which has 0 to {newest}"
+        )
+    return asked
 
 
-def _reversed_mapping(source: DataSource) -> dict[str, str]:
+def _asked_version(config: RepoConfig, source: DataSource, path: str) -> tuple[int | None, str]:
+    """The version asked for, and by whom; every table that is named anywhere has to be one."""
+    in_config: Mapping[str, int] = getattr(config.offline_store, "delta_versions", None) or {}
+    for versions, asked_by in (
+        (_versions_here.get() or {}, "read_versions"),
+        (in_config, "offline_store.delta_versions"),
+    ):
+        named = {absolute_path(config, table): version for table, version in versions.items()}
+        if path in named:
+            return named[path], asked_by
+        # A path with a slip of the pen would be passed over, and the newest version read.
+        if unknown := sorted(table for table in named if not DeltaTable.is_deltatable(table)):
+            raise AsofError(f"{asked_by} names {unknown}, where there are no Delta tables")
+    tag = source.tags.get(VERSION_TAG)
+    if tag is None:
+        return None, ""
+    asked_by = f"the tag {VERSION_TAG}"
+    if not tag.isdecimal():
+        raise AsofError(f"source {source.name!r}: {asked_by} is {tag!r}, which is no version")
+    return int(tag), asked_by
+
+
+def reversed_mapping(source: DataSource) -> dict[str, str]:
+    """Feast's name of a column -> its name in the source, where they differ."""
     return {feast_name: column for column, feast_name in (source.field_mapping or {}).items()}
 
 
@@ -85,7 +148,7 @@ def join_view(
     source = view.batch_source
     if source is None:
         raise AsofError(f"feature view {view.name!r} has no batch source and cannot be joined")
-    columns = _reversed_mapping(source)
+    columns = reversed_mapping(source)
     renamed = view.projection.join_key_map or {}
     keys = [field.name for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""

@@ -222,11 +222,6 @@ def test_feast_names_what_is_wrong(store: FeatureStore, tmp_path: Path) -> None:
     empty = store.get_historical_features(_frame(("a", HOUR)).iloc[:0], FEATURES).to_df()
     assert len(empty) == 0
     assert "price" in empty.columns
-    with pytest.raises(AsofError, match=r"contrail\.lake"):
-        store.write_to_offline_store(
-            "prices",
-            pd.DataFrame({"shop": ["a"], "known_at": [T0], "created_at": [T0], "price": [1.0], "sold": [1]}),
-        )
     (tmp_path / "prices").rename(tmp_path / "elsewhere")
     with pytest.raises(AsofError, match=r"prices_source.*no Delta table"):
         store.get_historical_features(_frame(("a", HOUR)), FEATURES)
