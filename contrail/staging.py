@@ -110,17 +110,22 @@ def _texts(contract: Contract, files: Sequence[StagedFile]) -> pa.Table:
     return table.append_column("_index", pa.array(range(table.num_rows), pa.int64()))
 
 
-def _rows_query(contract: Contract) -> str:
+def typed_columns(contract: Contract, texts: str) -> str:
+    """SQL for the contract's columns of a relation of texts; and for each ``_bad_<n>``: its text is not of its type."""
     typed: list[str] = []
     for number, column in enumerate(contract.columns):
-        text = f"t.{quoted(column.name)}"
+        text = f"{texts}.{quoted(column.name)}"
         cast = strict_cast(column, text)
         typed.append(f"{cast} AS {quoted(column.name)}")
         if column.sql_type != "VARCHAR":
             typed.append(f"({text} IS NOT NULL AND ({cast}) IS NULL) AS _bad_{number}")
+    return ", ".join(typed)
+
+
+def _rows_query(contract: Contract) -> str:
     return (
         f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT t._index, t._file, t._source_row, "
-        f"f._delivered_at, f.partition_date, {', '.join(typed)} FROM {TEXTS} t JOIN {FILES} f USING (_file)"
+        f"f._delivered_at, f.partition_date, {typed_columns(contract, 't')} FROM {TEXTS} t JOIN {FILES} f USING (_file)"
     )
 
 
