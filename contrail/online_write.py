@@ -208,6 +208,10 @@ def _rows_in(
         raise OnlineError(
             f"the source of view {view.name!r} has no times in {untimely}: {[found[name] for name in untimely]}"
         )
+    outputs = [f"{q(column)} AS {q(name)}" for name, column in source.keys.items()]
+    outputs += [f"{q(column)} AS {q(name)}" for column, name in source.features]
+    empty = con.sql(f"SELECT {', '.join(outputs)} FROM {source.scan_sql} LIMIT 0")
+    check_types(empty.to_arrow_table().schema, view)
     rows = Rows(list(source.keys.values()), values, source.event_column, source.created_column)
     return rows.sql(source.scan_sql, start=start, end=end, latest=False, naive=naive_columns(found))
 
@@ -271,9 +275,7 @@ class _LatestRows:
         return sql
 
     def batches(self, bucket: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        reader = self.con.sql(self.sql(bucket)).to_arrow_reader(batch_rows)
-        check_types(reader.schema, self.view)
-        yield from reader
+        yield from self.con.sql(self.sql(bucket)).to_arrow_reader(batch_rows)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def stored_order(view: OnlineView, columns: Sequence[str]) -> str:
         if view.keys[name] == "STRING":
             terms += [f"strlen({column})", column]
         else:  # little endian: the lowest byte counts first
-            terms += [f"({column} >> {shift}) & 255" for shift in (0, 8, 16, 24)]
+            terms += [f"(CAST({column} AS BIGINT) >> {shift}) & 255" for shift in (0, 8, 16, 24)]
     return ", ".join(terms)
 
 
