@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import mmh3
@@ -62,7 +63,6 @@ VALUE_TYPES: dict[str, Callable[[Any], bytes]] = {
     "BOOL": lambda value: b"\x38\x01" if value else b"\x38\x00",
     "UNIX_TIMESTAMP": lambda value: b"\x40" + _varint(epoch_seconds(value)),
 }
-_INT32, _INT64 = struct.Struct("<IIi"), struct.Struct("<IIq")
 
 
 def _key_text(value: str) -> bytes:
@@ -73,8 +73,8 @@ def _key_text(value: str) -> bytes:
 # Feast's type name -> the value's Python type, and how it stands in an entity key: type number, length, bytes.
 KEY_TYPES: dict[str, tuple[type, Callable[[Any], bytes]]] = {
     "STRING": (str, _key_text),
-    "INT32": (int, lambda value: _INT32.pack(3, 4, value)),
-    "INT64": (int, lambda value: _INT64.pack(4, 8, value)),
+    "INT32": (int, partial(struct.Struct("<IIi").pack, 3, 4)),
+    "INT64": (int, partial(struct.Struct("<IIq").pack, 4, 8)),
 }
 
 

@@ -7,16 +7,14 @@ whether a row is there, and whether it is older than its view's max age.
 
 from __future__ import annotations
 
-import operator
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from contrail.online_fetch import Fetch, Group, Stored, fetch_of
-from contrail.online_layout import ENTITYLESS_KEY, KEY_TYPES, OnlineError, key_prefix
+from contrail.online_keys import EntityKeys
 from contrail.online_service import ServedService, ServedView, served_service, served_view
 from contrail.online_views import OnlineView
 
@@ -52,21 +50,42 @@ class OnlineRow:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ViewRows:
-    """One view's answers; one entry per entity in each list.
+    """One view's answers. Rows are kept once, however many entities share them.
 
     Attributes:
         outputs: the features' names.
-        statuses: per entity.
-        event_us: microseconds since 1970; None where nothing is stored.
-        values: per entity its values in the order of `outputs`.
+        places: per entity the place of its row in the other lists.
+        event_us: of each stored row, microseconds since 1970; None where nothing is stored.
+        answers: of each row the values in the order of `outputs`; all None where they are not handed out.
+        oldest_us: the event time at which a row is as old as it may be; None: it may be of any age.
     """
 
     outputs: tuple[str, ...]
-    statuses: Sequence[Status]
-    event_us: Sequence[int | None]
-    values: Sequence[Sequence[Any]]
+    places: list[int]
+    event_us: list[int | None]
+    answers: list[Sequence[Any]]
+    oldest_us: int | None
+
+    def values(self, entity: int) -> dict[str, Any]:
+        """Feature -> value of the entity at this position."""
+        return dict(zip(self.outputs, self.answers[self.places[entity]], strict=True))
+
+    def columns(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Each feature with its values, one per entity."""
+        answers = self.answers
+        rows = [answers[place] for place in self.places]
+        return zip(self.outputs, zip(*rows, strict=True) if rows else [()] * len(self.outputs), strict=True)
+
+    def row(self, entity: int, now: datetime) -> OnlineRow:
+        """The answer for the entity at this position."""
+        microseconds = self.event_us[self.places[entity]]
+        if microseconds is None:
+            return OnlineRow(NOT_FOUND, None, None, self.values(entity))
+        event_at = _EPOCH + timedelta(microseconds=microseconds)
+        is_old = self.oldest_us is not None and microseconds < self.oldest_us
+        return OnlineRow(OUTSIDE if is_old else PRESENT, event_at, now - event_at, self.values(entity))
 
 
 @dataclass(frozen=True)
@@ -81,38 +100,20 @@ class OnlineRows:
     now: datetime
     views: Mapping[str, ViewRows]
 
-    def columns(self) -> dict[str, Sequence[Any]]:
+    def columns(self) -> dict[str, tuple[Any, ...]]:
         """Feature -> its values, one per entity, view by view."""
-        return {
-            name: column
-            for view in self.views.values()
-            for name, column in zip(
-                view.outputs,
-                zip(*view.values, strict=True) if view.values else [()] * len(view.outputs),
-                strict=True,
-            )
-        }
+        return {name: column for view in self.views.values() for name, column in view.columns()}
 
     def values(self, entity: int) -> dict[str, Any]:
         """Feature -> value of the entity at this position."""
         found: dict[str, Any] = {}
         for view in self.views.values():
-            found.update(zip(view.outputs, view.values[entity], strict=True))
+            found |= view.values(entity)
         return found
 
     def rows(self, entity: int) -> dict[str, OnlineRow]:
         """View -> row of the entity at this position."""
-        return {name: self._row(view, entity) for name, view in self.views.items()}
-
-    def _row(self, view: ViewRows, entity: int) -> OnlineRow:
-        microseconds = view.event_us[entity]
-        event_at = None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
-        return OnlineRow(
-            view.statuses[entity],
-            event_at,
-            None if event_at is None else self.now - event_at,
-            dict(zip(view.outputs, view.values[entity], strict=True)),
-        )
+        return {name: view.row(entity, self.now) for name, view in self.views.items()}
 
 
 class OnlineReader:
@@ -133,7 +134,6 @@ class OnlineReader:
         self._store = store
         self._full_feature_names = full_feature_names
         self._name = service
-        self._fetch = fetch_of(store.config)
         self._plan = self._resolved()
 
     @property
@@ -153,7 +153,8 @@ class OnlineReader:
             OnlineError: the service is no longer registered, or something of it cannot be read; the old one stays.
         """
         self._store.refresh_registry()
-        self._plan = self._resolved()
+        old, self._plan = self._plan, self._resolved()
+        old.fetch.close()
 
     def read(
         self, entities: Sequence[Mapping[str, Any]], *, now: datetime, expired_values: bool = False
@@ -169,14 +170,15 @@ class OnlineReader:
             OnlineError: an entity lacks a key or has one of another type, or the store cannot be read.
             ValueError: `now` has no zone.
         """
-        return _answer(self._fetch, self._plan, entities, now, expired_values)
+        return _answer(self._plan, entities, now, expired_values)
 
     def close(self) -> None:
         """Let go of the store's connections."""
-        self._fetch.close()
+        self._plan.fetch.close()
 
     def _resolved(self) -> _Plan:
-        return _Plan(served_service(self._store, self._name, full_feature_names=self._full_feature_names))
+        service = served_service(self._store, self._name, full_feature_names=self._full_feature_names)
+        return _Plan(self._store.config, service)
 
 
 def read_online(
@@ -196,11 +198,11 @@ def read_online(
         OnlineError: an entity lacks a key or has one of another type, or the store cannot be read.
     """
     served = tuple(served_view(view) for view in views)
-    fetch = fetch_of(config)
+    plan = _Plan(config, ServedService("", (), served, {}))
     try:
-        answer = _answer(fetch, _Plan(ServedService("", (), served, {})), entities, now, False)
+        answer = _answer(plan, entities, now, False)
     finally:
-        fetch.close()
+        plan.fetch.close()
     return [answer.rows(number) for number in range(len(entities))]
 
 
@@ -210,119 +212,56 @@ def read_online(
 class _Plan:
     """A service, ready to be read: views with the same keys together."""
 
-    def __init__(self, service: ServedService) -> None:
+    def __init__(self, config: RepoConfig, service: ServedService) -> None:
         self.service = service
         self.keys: Mapping[str, str] = MappingProxyType(
             {asked: view.view.keys[key] for view in service.views for key, asked in view.asked.items()}
         )
         together: dict[tuple[Any, ...], list[ServedView]] = {}
         for view in service.views:
-            together.setdefault(
-                (tuple(sorted(view.view.keys.items())), tuple(sorted(view.asked.items()))), []
-            ).append(view)
-        self.groups = [
-            (_Keys(views), Group([one.view for one in views]), views) for views in together.values()
-        ]
-        self.nothing = {view.name: (None,) * len(view.outputs) for view in service.views}
-        self.max_age_us = {
-            view.name: None if view.view.max_age is None else view.view.max_age // _MICROSECOND
+            same = (tuple(sorted(view.view.keys.items())), tuple(sorted(view.asked.items())))
+            together.setdefault(same, []).append(view)
+        self.groups = [(EntityKeys(views), views) for views in together.values()]
+        self.fetch: Fetch = fetch_of(config, [Group([one.view for one in views]) for _, views in self.groups])
+        self.limits = {
+            view.name: (
+                (None,) * len(view.outputs),
+                None if view.view.max_age is None else view.view.max_age // _MICROSECOND,
+            )
             for view in service.views
         }
 
 
 def _answer(
-    fetch: Fetch, plan: _Plan, entities: Sequence[Mapping[str, Any]], now: datetime, expired_values: bool
+    plan: _Plan, entities: Sequence[Mapping[str, Any]], now: datetime, expired_values: bool
 ) -> OnlineRows:
     if now.tzinfo is None:
         raise ValueError(f"now = {now.isoformat()} has no zone: ages are counted between instants")
     now_us = (now - _EPOCH) // _MICROSECOND
-    asked: list[tuple[Group, list[bytes]]] = []
-    places: list[list[int]] = []
-    for keys, group, _ in plan.groups:
-        known: dict[bytes, int] = {}
-        where: list[int] = []
-        for entity in entities:
-            key = keys.encode(entity)
-            where.append(-1 if key is None else known.setdefault(key, len(known)))
-        asked.append((group, list(known)))
-        places.append(where)
+    distinct = [keys.distinct(entities) for keys, _ in plan.groups]
+    fetched = plan.fetch.fetch([keys for keys, _ in distinct])
     found: dict[str, ViewRows] = {}
-    for (_, _, views), where, stored in zip(plan.groups, places, fetch.fetch(asked), strict=True):
+    for (_, views), (_, places), stored in zip(plan.groups, distinct, fetched, strict=True):
         for view, rows in zip(views, stored, strict=True):
-            found[view.name] = _judged(plan, view, where, rows, now_us, expired_values)
+            found[view.name] = _judged(plan, view, places, rows, now_us, expired_values)
     return OnlineRows(now, {view.name: found[view.name] for view in plan.service.views})
 
 
 def _judged(
-    plan: _Plan, view: ServedView, where: list[int], stored: Stored, now_us: int, expired_values: bool
+    plan: _Plan, view: ServedView, places: list[int], stored: Stored, now_us: int, expired_values: bool
 ) -> ViewRows:
-    nothing = plan.nothing[view.name]
-    max_age = plan.max_age_us[view.name]
-    statuses: list[Status] = []
+    nothing, max_age_us = plan.limits[view.name]
+    oldest = None if max_age_us is None else now_us - max_age_us
     event_us, values = stored
-    oldest = None if max_age is None else now_us - max_age
-    answers: list[Sequence[Any]] = []
-    for event, row in zip(event_us, values, strict=True):
-        if event is None or row is None:
-            statuses.append(NOT_FOUND)
-            answers.append(nothing)
-        elif oldest is not None and event < oldest:
-            statuses.append(OUTSIDE)
-            answers.append(row if expired_values else nothing)
-        else:
-            statuses.append(PRESENT)
-            answers.append(row)
-    # The place -1, that of a null key, is the last one.
-    statuses.append(NOT_FOUND)
-    answers.append(nothing)
+    answers: list[Sequence[Any]]
+    if oldest is None or expired_values:
+        answers = [row or nothing for row in values]
+    else:
+        answers = [
+            row if row is not None and event is not None and event >= oldest else nothing
+            for event, row in zip(event_us, values, strict=True)
+        ]
+    # The place of a null key is -1, the last one.
     event_us.append(None)
-    return ViewRows(
-        view.outputs,
-        [statuses[place] for place in where],
-        [event_us[place] for place in where],
-        [answers[place] for place in where],
-    )
-
-
-class _Keys:
-    """Makes the entity keys of views that have the same, by the types that the views declare."""
-
-    def __init__(self, views: Sequence[ServedView]) -> None:
-        kinds = views[0].view.keys
-        self._views = ", ".join(view.name for view in views)
-        self._parts = [(views[0].asked[key], kinds[key], *KEY_TYPES[kinds[key]]) for key in sorted(kinds)]
-        self._prefix = key_prefix(sorted(kinds)) if kinds else ENTITYLESS_KEY
-
-    def encode(self, entity: Mapping[str, Any]) -> bytes | None:
-        """The entity's key; None where a value of it is null."""
-        parts = [self._prefix]
-        for name, kind, wanted, encode in self._parts:
-            try:
-                value = entity[name]
-            except KeyError:
-                raise OnlineError(
-                    f"the entity lacks {name!r} ({kind}), a join key of {self._views}; it has {sorted(entity)}"
-                ) from None
-            if value is None:
-                return None
-            if type(value) is not wanted:
-                value = self._converted(name, kind, wanted, value)
-            try:
-                parts.append(encode(value))
-            except struct.error as error:
-                raise OnlineError(
-                    f"{name} = {value} is out of the range of {kind}, its type in {self._views}"
-                ) from error
-        return b"".join(parts)
-
-    def _converted(self, name: str, kind: str, wanted: type, value: Any) -> Any:
-        """Subclasses of str, and whatever else is an integer to Python, like numpy's."""
-        if not isinstance(value, bool):
-            if wanted is str and isinstance(value, str):
-                return str(value)
-            if wanted is int and hasattr(value, "__index__"):
-                return operator.index(value)
-        raise OnlineError(
-            f"{name} = {value!r} is of type {type(value).__name__}; as a join key of {self._views} it is {kind}: "
-            f"give {'a text' if wanted is str else 'a whole number'}"
-        )
+    answers.append(nothing)
+    return ViewRows(view.outputs, places, event_us, answers, oldest)
