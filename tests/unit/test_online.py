@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import compute_table_id
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
@@ -224,81 +219,6 @@ def test_statuses(store: FeatureStore) -> None:
     assert status("old", T0) == ("outside max age", None)
     assert status("nobody", T0) == ("not found", None)
     assert status(None, T0) == ("not found", None)
-
-
-def test_an_older_row_never_overwrites_a_newer_one(store: FeatureStore, tmp_path: Path) -> None:
-    view = online_view(store.config, store.get_feature_view("prices"), ["price"])
-
-    def price() -> Any:
-        return read_online(store.config, [view], [{"shop": "new", "aisle": 1}], now=T0)[0]["prices"].values[
-            "price"
-        ]
-
-    def materialize(now: datetime) -> int:
-        return materialize_view(store, "prices", now=now, start=T0 - HOUR / 60).rows_written
-
-    _append(tmp_path, [("new", 1, T0 - HOUR / 60, T0 - HOUR / 60, 7.0), ("new", 1, T0, T0, 8.0)])
-    materialize(T0)
-    assert price() == 8.0
-    materialize(T0 - HOUR / 60)  # the day before, once more
-    assert price() == 8.0
-    _append(tmp_path, [("new", 1, T0, T0 + HOUR, 9.0)])  # a correction of the same event
-    assert materialize(T0) == 0
-    assert price() == 8.0
-    materialize(T0 + HOUR)
-    assert price() == 9.0
-    assert materialize(T0 + HOUR) == 0  # nothing new, nothing written
-    materialize(T0)
-    assert price() == 9.0
-
-
-def test_killed_in_the_middle_and_run_again(store: FeatureStore, tmp_path: Path) -> None:
-    program = """
-        import os, signal, sys
-        from datetime import datetime
-        from feast import FeatureStore
-        from feast.repo_config import RepoConfig
-        from contrail import online_write
-        config = RepoConfig.model_validate_json(sys.stdin.read())
-        whole, calls = online_write.encode_rows, []
-        def cells(*arguments, **options):
-            calls.append(1)
-            if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return whole(*arguments, **options)
-        online_write.encode_rows = cells
-        online_write.materialize_view(FeatureStore(config=config), "prices", now=datetime.fromisoformat(sys.argv[1]), batch_rows=2)
-    """
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), T0.isoformat()],
-        input=store.config.model_dump_json(by_alias=True),
-        text=True,
-        capture_output=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr
-    store.refresh_registry()
-    assert store.get_feature_view("prices").materialization_intervals == []
-    count = f"SELECT count(*) FROM {compute_table_id('test', store.get_feature_view('prices'))}"
-    with sqlite3.connect(tmp_path / "online.db") as con:
-        assert con.execute(count).fetchone() == (4 * len(FIELDS),)
-    again = materialize_view(store, "prices", now=T0, batch_rows=2)
-    assert (again.rows, again.rows_written) == (10, 6)
-    view = online_view(store.config, store.get_feature_view("prices"))
-    rows = read_online(store.config, [view], ENTITIES, now=T0)
-    assert [dict(row["prices"].values) for row in rows] == _offline(store, T0)
-    assert len(store.get_feature_view("prices").materialization_intervals) == 1
-
-
-def test_a_locked_file_is_said(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contrail.online_stores.LOCK_SECONDS", 0.05)
-    writer = sqlite3.connect(tmp_path / "online.db", isolation_level=None)
-    writer.execute("PRAGMA journal_mode = WAL")
-    writer.execute("BEGIN IMMEDIATE")
-    with pytest.raises(OnlineError, match="locked by another writer"):
-        materialize_view(store, "prices", now=T0)
-    assert pd.isna(pd.Series(store.get_online_features(REFS, ENTITIES).to_dict()["price"], dtype=float)).all()
 
 
 def test_redis_keys_fields_and_times_are_feasts_bytes() -> None:
