@@ -75,7 +75,8 @@ class Compared:
 
     Attributes:
         entities: entities compared; values: single values compared.
-        differing: positions (in the order compared) of the entities that differ.
+        differing: positions (in the order given) of the entities that differ.
+        ahead: entities left out, because their online row is newer than what the table was built until.
     """
 
     view: str
@@ -83,6 +84,7 @@ class Compared:
     values: int
     mismatches: tuple[Mismatch, ...]
     differing: tuple[int, ...]
+    ahead: int = 0
 
 
 # --- comparing: nothing is read --------------------------------------------------------------------------------------
@@ -102,6 +104,7 @@ def compare(
     online: Sequence[OnlineAnswer],
     *,
     personal: frozenset[str] = frozenset(),
+    ahead_from: datetime | None = None,
 ) -> Compared:
     """Compare both sides, entity by entity.
 
@@ -110,14 +113,19 @@ def compare(
         offline: per entity the row that counts; its values are the features to compare.
         online: per entity the online answer.
         personal: keys that may not be shown.
+        ahead_from: online rows known at this instant or later were pushed ahead of the table and cannot be compared
+            yet; None: nothing is pushed, and such a row is a difference.
 
     Raises:
         ValueError: the sequences are not equally long.
     """
     found: list[Mismatch] = []
     differing: list[int] = []
-    values = 0
+    values = ahead = 0
     for number, (keys, row, answer) in enumerate(zip(entities, offline, online, strict=True)):
+        if is_ahead(answer, ahead_from):
+            ahead += 1
+            continue
         before = len(found)
         name = entity_name(keys, personal)
         is_present = answer.status == PRESENT
@@ -135,7 +143,12 @@ def compare(
             found += _differences(view, name, row.values, answer.values)
         if len(found) > before:
             differing.append(number)
-    return Compared(view, len(entities), values, tuple(found), tuple(differing))
+    return Compared(view, len(entities) - ahead, values, tuple(found), tuple(differing), ahead)
+
+
+def is_ahead(answer: OnlineAnswer, ahead_from: datetime | None) -> bool:
+    """Whether an online row is one that the table was not built far enough to have."""
+    return ahead_from is not None and answer.event_at is not None and answer.event_at >= ahead_from
 
 
 def compare_vectors(

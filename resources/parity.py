@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,11 +13,12 @@ import duckdb
 import pyarrow as pa
 
 from contrail import parity
-from contrail.asof_join import instant
+from contrail.asof_join import JoinView, instant
 from contrail.asof_sources import join_view, source_path
 from contrail.duck import quote_identifier as q
+from contrail.incremental import BUILT_UNTIL
 from contrail.lake import Lake
-from contrail.online_read import read_online
+from contrail.online_read import OnlineRow, read_online
 from contrail.online_views import online_view
 from contrail.parity import Compared, Mismatch
 from contrail.use_case import UseCase
@@ -29,6 +30,9 @@ from resources.feature_store import FeatureStoreResource
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
+PUSHED = "push/"
+"""Where the journals of pushed events lie in the lake."""
+NEVER = "never materialised: nothing to compare"
 VECTORS = 50
 """Whole vectors compared per use case."""
 RECENT_DAYS = 2
@@ -118,112 +122,185 @@ def compare_online(
     store = feature_store.store()
     lake = Lake(feature_store.settings.lake_root)
     with closing(session(store.config)) as con:
+        views = {view.name: view for view in store.list_feature_views()}
         copies = online_copies(lake, con, ONLINE_TABLE)
-        views = sorted(store.list_feature_views(), key=lambda view: view.name)
-        parts = [_view_part(store, con, view, copies.get(view.name), now, sample) for view in views]
-        parts += [
-            _vector_part(feature_store, lake, con, use_case, copies, spine) for use_case in USE_CASES.values()
-        ]
+        comparison = _Comparison(
+            feature_store, store, lake, con, views, copies, _ahead_from(lake, views, copies), now
+        )
+        parts = [comparison.of_view(views[name], sample) for name in sorted(views)]
+        parts += [comparison.of_vectors(use_case, spine) for use_case in USE_CASES.values()]
     return Parity(tuple(parts))
 
 
-def _view_part(
-    store: FeatureStore,
-    con: duckdb.DuckDBPyConnection,
-    view: FeatureView,
-    copy: OnlineCopy | None,
-    now: datetime,
-    sample: int,
-) -> Part:
-    if copy is None:
-        return Part(Compared(view.name, 0, 0, (), ()), "", None, "never materialised: nothing to compare")
-    path = source_path(store.config, view.batch_source)
-    pins = {} if copy.version is None else {path: copy.version}
-    joined = join_view(store.config, view, [field.name for field in view.features], pins)
-    entities = parity.sample_entities(con, joined, count=sample, seed=now, now=copy.until)
-    compared = _compare(store, con, view, pins, entities, copy.until)
-    read = f"{view.tags.get('table', path)}@v{pins[path]}"
-    if not compared.mismatches:
-        return Part(compared, read, copy.until)
-    # What was pushed since the last materialisation stands in a newer version of the table: those entities must be
-    # what that one says now.
-    newest: dict[str, int] = {}
-    again = _compare(store, con, view, newest, [entities[n] for n in compared.differing], now)
-    pushed = len(compared.differing) - len(again.differing)
-    note = (
-        f"{pushed} entities are newer than the materialisation and equal to v{newest[path]}" if pushed else ""
-    )
-    return Part(replace(compared, mismatches=again.mismatches), read, copy.until, note)
+def _ahead_from(
+    lake: Lake, views: Mapping[str, FeatureView], copies: Mapping[str, OnlineCopy]
+) -> dict[str, datetime]:
+    """View -> from when on online rows are pushed ones; empty where nothing was ever pushed.
+
+    Events that are pushed reach the online store before the files that bring them to the tables.
+    """
+    if not any(name.startswith(PUSHED) for name in lake.tables()):
+        return {}
+    found: dict[str, datetime] = {}
+    for name, view in views.items():
+        copy = copies.get(name)
+        if copy is not None and copy.version is not None:
+            commits = [
+                record for record in lake.commits(view.tags["table"]) if record.version <= copy.version
+            ]
+            ends = [record.extra[BUILT_UNTIL] for record in commits if BUILT_UNTIL in record.extra]
+            if ends:
+                found[name] = datetime.fromisoformat(ends[-1])
+    return found
 
 
-def _compare(
-    store: FeatureStore,
-    con: duckdb.DuckDBPyConnection,
-    view: FeatureView,
-    pins: dict[str, int],
-    entities: Sequence[Mapping[str, Any]],
-    at: datetime,
-) -> Compared:
-    joined = join_view(store.config, view, [field.name for field in view.features], pins)
-    offline = parity.offline_rows(con, joined, entities, now=at)
-    online = read_online(store.config, [online_view(store.config, view)], entities, now=at)
-    answers = [answer[view.name] for answer in online]
-    return parity.compare(view.name, entities, offline, answers, personal=PERSONAL)
+@dataclass(frozen=True)
+class _Comparison:
+    """Both sides, open.
 
+    Attributes:
+        copies: view -> what its online copy was made from.
+        ahead: view -> from when on its online rows are pushed ones.
+    """
 
-def _vector_part(
-    feature_store: FeatureStoreResource,
-    lake: Lake,
-    con: duckdb.DuckDBPyConnection,
-    use_case: UseCase,
-    copies: Mapping[str, OnlineCopy],
-    spine: Mapping[str, str],
-) -> Part:
-    nothing = Compared(use_case.feature_service, 0, 0, (), ())
-    if not copies:
-        return Part(nothing, "", None, "never materialised: nothing to compare")
-    at = max(copy.until for copy in copies.values())
-    rows = _recent_rows(lake, con, use_case, spine, at)
-    offline, versions = feature_store.historical(rows, use_case.feature_service)
-    moved = sorted(_moved(versions, copies, at))
-    read = ", ".join(f"{table}@v{version}" for table, version in versions.items())
-    if moved:
-        return Part(
-            nothing, read, None, f"not compared, the online copy is of another version: {', '.join(moved)}"
+    feature_store: FeatureStoreResource
+    store: FeatureStore
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    views: Mapping[str, FeatureView]
+    copies: Mapping[str, OnlineCopy]
+    ahead: Mapping[str, datetime]
+    now: datetime
+
+    def of_view(self, view: FeatureView, sample: int) -> Part:
+        """A sample of one view's entities."""
+        copy = self.copies.get(view.name)
+        if copy is None:
+            return Part(Compared(view.name, 0, 0, (), ()), "", None, NEVER)
+        path = source_path(self.store.config, view.batch_source)
+        pins = {} if copy.version is None else {path: copy.version}
+        entities = parity.sample_entities(
+            self.con, self._join_view(view, pins), count=sample, seed=self.now, now=copy.until
         )
-    online = feature_store.online(use_case.feature_service, rows.to_pylist(), now=at)
-    compared = parity.compare_vectors(
-        use_case.feature_service,
-        [{use_case.entity_key: key} for key in rows[use_case.entity_key].to_pylist()],
-        offline.select(list(use_case.features)).to_pylist(),
-        [vector.features for vector in online],
-        personal=PERSONAL,
-    )
-    return Part(compared, read, at)
+        compared = self._rows(view, pins, entities, copy.until)
+        notes = [f"{compared.ahead} entities were pushed ahead of the table"] if compared.ahead else []
+        if compared.mismatches:
+            # A materialisation that was killed, and Feast's own push, leave rows of a newer version online than is
+            # recorded: those entities must be what that version says now.
+            newest: dict[str, int] = {}
+            differing = [entities[n] for n in compared.differing]
+            again = self._rows(view, newest, differing, self.now)
+            compared = replace(compared, mismatches=again.mismatches)
+            if newer := len(differing) - len(again.differing):
+                notes.append(
+                    f"{newer} entities are newer than the last materialisation, and equal to v{newest[path]}"
+                )
+        return Part(compared, f"{view.tags['table']}@v{pins[path]}", copy.until, "; ".join(notes))
 
+    def _join_view(self, view: FeatureView, pins: dict[str, int]) -> JoinView:
+        return join_view(self.store.config, view, [field.name for field in view.features], pins)
 
-def _moved(versions: Mapping[str, int], copies: Mapping[str, OnlineCopy], at: datetime) -> Iterator[str]:
-    for table, version in versions.items():
-        copy = copies.get(table.rpartition("/")[2])
-        if copy is None or copy.version != version or copy.until != at:
-            yield f"{table}@v{version}"
-
-
-def _recent_rows(
-    lake: Lake, con: duckdb.DuckDBPyConnection, use_case: UseCase, spine: Mapping[str, str], at: datetime
-) -> pa.Table:
-    """Rows of the spine's newest days, a sample, all as if decided at `at`."""
-    for name, table in spine.items():
-        scanned, day = lake.scan(table), q(use_case.partition_column)
-        con.execute(
-            f"CREATE OR REPLACE TEMP VIEW {q(name)} AS SELECT * FROM {scanned} WHERE {day} IN "
-            f"(SELECT DISTINCT {day} FROM {scanned} ORDER BY {day} DESC LIMIT {RECENT_DAYS})"
+    def _rows(
+        self, view: FeatureView, pins: dict[str, int], entities: Sequence[Mapping[str, Any]], at: datetime
+    ) -> Compared:
+        offline = parity.offline_rows(self.con, self._join_view(view, pins), entities, now=at)
+        online = self._online([view], entities, at)
+        return parity.compare(
+            view.name,
+            entities,
+            offline,
+            [answer[view.name] for answer in online],
+            personal=PERSONAL,
+            ahead_from=self.ahead.get(view.name),
         )
-    key = q(use_case.entity_key)
-    return con.execute(
-        f"SELECT * REPLACE ({instant(at)} AS {q(use_case.decision_column)}) FROM ({use_case.spine_sql}) "
-        f"ORDER BY md5(concat_ws('|', '{at.isoformat()}', {key})), {key} LIMIT {VECTORS}"
-    ).to_arrow_table()
+
+    def _online(
+        self, views: Iterable[FeatureView], entities: Sequence[Mapping[str, Any]], at: datetime
+    ) -> list[dict[str, OnlineRow]]:
+        config = self.store.config
+        return read_online(config, [online_view(config, view) for view in views], entities, now=at)
+
+    def of_vectors(self, use_case: UseCase, spine: Mapping[str, str]) -> Part:
+        """Whole vectors of recent rows of one use case, computed features and priors included."""
+        service = use_case.feature_service
+        nothing = Compared(service, 0, 0, (), ())
+        if not self.copies:
+            return Part(nothing, "", None, NEVER)
+        at = max(copy.until for copy in self.copies.values())
+        rows = self._recent_rows(use_case, spine, at)
+        offline, versions = self.feature_store.historical(rows, service)
+        read = ", ".join(f"{table}@v{version}" for table, version in versions.items())
+        if moved := sorted(self._moved(versions, at)):
+            note = f"not compared, the online copy is of another version: {', '.join(moved)}"
+            return Part(nothing, read, None, note)
+        asked = rows.to_pylist()
+        pushed, late = self._after(use_case, asked, at)
+        chosen = [n for n in range(len(asked)) if n not in pushed and n not in late]
+        online = self.feature_store.online(service, [asked[n] for n in chosen], now=at)
+        vectors = offline.select(list(use_case.features)).to_pylist()
+        compared = parity.compare_vectors(
+            service,
+            [{use_case.entity_key: asked[n][use_case.entity_key]} for n in chosen],
+            [vectors[n] for n in chosen],
+            [vector.features for vector in online],
+            personal=PERSONAL,
+        )
+        compared = replace(compared, mismatches=(*late.values(), *compared.mismatches), ahead=len(pushed))
+        note = f"{len(pushed)} vectors hold rows that were pushed ahead of the tables" if pushed else ""
+        return Part(compared, read, at, note)
+
+    def _after(
+        self, use_case: UseCase, asked: Sequence[Mapping[str, Any]], at: datetime
+    ) -> tuple[set[int], dict[int, Mismatch]]:
+        """Positions of those with a pushed row, and of those with a row from after `at` that nothing accounts for.
+
+        The service refuses a question that it could answer only from after its instant, so these are not asked for.
+        """
+        known = set(asked[0]) if asked else set[str]()
+        views = [
+            view for name, view in self.views.items() if name in self.copies and known >= set(view.join_keys)
+        ]
+        pushed: set[int] = set()
+        late: dict[int, Mismatch] = {}
+        for number, rows in enumerate(self._online(views, asked, at)):
+            if any(parity.is_ahead(row, self.ahead.get(view)) for view, row in rows.items()):
+                pushed.add(number)
+                continue
+            for view, row in rows.items():
+                if row.event_at is not None and row.event_at > at:
+                    key = {use_case.entity_key: asked[number][use_case.entity_key]}
+                    late[number] = Mismatch(
+                        use_case.feature_service,
+                        parity.KNOWN_AT,
+                        parity.entity_name(key, PERSONAL),
+                        f"nothing after {at.isoformat()}",
+                        f"a row of {view} known at {row.event_at.isoformat()}",
+                    )
+        return pushed, late
+
+    def _moved(self, versions: Mapping[str, int], at: datetime) -> Iterator[str]:
+        for table, version in versions.items():
+            copy = self.copies.get(table.rpartition("/")[2])
+            if copy is None or copy.version != version or copy.until != at:
+                yield f"{table}@v{version}"
+
+    def _recent_rows(self, use_case: UseCase, spine: Mapping[str, str], at: datetime) -> pa.Table:
+        """Rows of the spine's newest days, a sample, all as if decided at `at`."""
+        for name, table in spine.items():
+            scanned, day = self.lake.scan(table), q(use_case.partition_column)
+            newest = self.con.execute(
+                f"SELECT DISTINCT {day} FROM {scanned} ORDER BY {day} DESC LIMIT {RECENT_DAYS}"
+            ).fetchall()
+            # As literals: only their files are opened.
+            days = ", ".join(f"DATE '{found}'" for (found,) in newest) or "NULL"
+            self.con.execute(
+                f"CREATE OR REPLACE TEMP VIEW {q(name)} AS SELECT * FROM {scanned} WHERE {day} IN ({days})"
+            )
+        key = q(use_case.entity_key)
+        return self.con.execute(
+            f"SELECT * REPLACE ({instant(at)} AS {q(use_case.decision_column)}) FROM ({use_case.spine_sql}) "
+            f"ORDER BY md5(concat_ws('|', '{at.isoformat()}', {key})), {key} LIMIT {VECTORS}"
+        ).to_arrow_table()
 
 
 # --- as Dagster shows it ---------------------------------------------------------------------------------------------

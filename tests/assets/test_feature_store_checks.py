@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sqlite3
 import struct
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from assets import feature_store, feature_store_checks
@@ -54,7 +56,7 @@ def rows_sql(table: FeatureTable) -> str:
     )
     return f"""
 WITH ages AS (
-  SELECT n, k, CASE WHEN n = {SILENT} THEN {age} + 1 + k ELSE (n + k * 17) % {age // 2} END AS minutes
+  SELECT n, k, CASE WHEN n = {SILENT} THEN {age} + 1 + k ELSE 1 + (n + k * 17) % {age // 2} END AS minutes
   FROM range({count}) t(n), range(3) u(k)),
 timed AS (SELECT *, TIMESTAMPTZ '{NOW.isoformat()}' - to_minutes(minutes::BIGINT) AS known_at FROM ages)
 SELECT {keys}, known_at, known_at AS created_at, date_trunc('month', known_at)::DATE AS month, {values} FROM timed"""
@@ -96,6 +98,14 @@ class World:
         """Plant something in the online store; returns the rows changed."""
         with closing(sqlite3.connect(self.settings.online_store_path)) as con, con:
             return con.execute(statement, values).rowcount
+
+    def online_row(self, view: str, key: bytes) -> int:
+        """Known-at second of an entity's row."""
+        with closing(sqlite3.connect(self.settings.online_store_path)) as con:
+            (found,) = con.execute(
+                f"SELECT max(event_ts) FROM contrail_{view} WHERE entity_key = ?", (key,)
+            ).fetchone()
+            return int(found)
 
     def cell(self, view: str, feature: str) -> tuple[bytes, bytes]:
         """Key and value of a cell that is not null."""
@@ -270,7 +280,7 @@ def test_the_list_ends_at_twenty_and_says_how_many_more(planted: Planted) -> Non
     assert (planted.evaluation.description or "").endswith(f"; and {total - 20} more")
 
 
-def test_what_was_pushed_since_the_materialisation_is_no_mismatch(tmp_path: Path) -> None:
+def test_rows_of_a_newer_version_online_are_compared_with_that_version(tmp_path: Path) -> None:
     world = make(tmp_path)
     world.execute()
     table, column = "feature/station_weather", "weather_temp_f"
@@ -291,8 +301,34 @@ def test_what_was_pushed_since_the_materialisation_is_no_mismatch(tmp_path: Path
     evaluation = world.parity()
     assert evaluation.passed, evaluation.description
     notes = {part["view"]: part["note"] for part in cells(evaluation, "compared")}
-    assert notes["station_weather"] == "1 entities are newer than the materialisation and equal to v2"
+    assert notes["station_weather"] == "1 entities are newer than the last materialisation, and equal to v2"
     assert "not compared" in notes[LATE_FLIGHT_2H.feature_service]
+
+
+def test_rows_pushed_ahead_of_the_tables_are_counted_and_not_compared(made: tuple[World, Any]) -> None:
+    world, _ = made
+    key, _ = world.cell("dest_state", "dest_disrupted_share_6h")
+    kept = world.online_row("dest_state", key)
+    pushed = int(NOW.timestamp()) + 900
+    world.online("UPDATE contrail_dest_state SET event_ts = ? WHERE entity_key = ?", pushed, key)
+    try:
+        resource = FeatureStoreResource(home=str(world.settings.home))
+        refused = parity.compare_online(resource, now=NOW, sample=50, spine=feature_store_checks.SPINE)
+        late = [("dest_state", "(known at)"), (LATE_FLIGHT_2H.feature_service, "(known at)")]
+        assert [(m.view, m.column) for m in refused.mismatches] == late
+        world.lake.create("push/flight_events", pa.schema([("event", pa.string())]))
+        excused = parity.compare_online(resource, now=NOW, sample=50, spine=feature_store_checks.SPINE)
+    finally:
+        shutil.rmtree(world.settings.lake_root / "push", ignore_errors=True)
+        world.online("UPDATE contrail_dest_state SET event_ts = ? WHERE entity_key = ?", kept, key)
+    assert not excused.mismatches
+    parts = {part.compared.view: part for part in excused.parts}
+    assert (parts["dest_state"].compared.ahead, parts["dest_state"].compared.entities) == (1, ENTITIES - 1)
+    assert parts["dest_state"].note == "1 entities were pushed ahead of the table"
+    assert (
+        parts[LATE_FLIGHT_2H.feature_service].note
+        == "1 vectors hold rows that were pushed ahead of the tables"
+    )
 
 
 def test_nothing_materialised_is_nothing_to_compare(tmp_path: Path) -> None:

@@ -122,6 +122,16 @@ def test_what_is_outside_max_age_must_not_be_served() -> None:
     ]
 
 
+def test_a_row_that_was_pushed_ahead_of_the_table_is_counted_and_not_compared() -> None:
+    pushed = Answer("present", NOW - timedelta(minutes=30), {**OFFLINE[0].values, "price": 9.0})
+    built_until = NOW - timedelta(minutes=45)
+    compared = compare("prices", KEYS, OFFLINE, [pushed, *ONLINE[1:]], ahead_from=built_until)
+    assert (compared.mismatches, compared.entities, compared.ahead) == ((), 2, 1)
+    # Without pushes there is no such excuse, and neither for a row that the table was built far enough to have.
+    assert [column for column, *_ in found([pushed, *ONLINE[1:]])] == [KNOWN_AT, "price"]
+    assert [column for column, *_ in found([pushed, *ONLINE[1:]], ahead_from=NOW)] == [KNOWN_AT, "price"]
+
+
 def test_a_feature_that_is_not_stored_is_found() -> None:
     short = replace(ONLINE[0], values={"price": 0.1, "sold": 3, "label": None})
     assert found([short, *ONLINE[1:]]) == [("open", "shop=a", "True", "None")]
