@@ -18,6 +18,7 @@ import yaml
 from deltalake import DeltaTable, write_deltalake
 
 from contrail.settings import REPO_ROOT, Settings
+from contrail.shards import ShardError
 from feature_repo.use_cases import LATE_FLIGHT_2H
 from features.request_time import CATEGORICAL, FEATURE_ORDER
 from features.tables import FEATURE_TABLES
@@ -277,6 +278,32 @@ def test_historical_names_what_is_wrong(home: Home) -> None:
         0,
         home.spine.num_columns - len(CATEGORICAL) + len(FEATURE_ORDER),
     )
+
+
+@pytest.mark.parametrize(("engine", "shard_rows"), [("local", 40), ("processes", 150)])
+def test_historical_by_shards_equals_at_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch, engine: str, shard_rows: int
+) -> None:
+    in_order = _sample(home.spine, 200)
+    # Neither the order of the rows nor their types may come from the order and the files of the shards.
+    places = pa.array([(n * 89) % in_order.num_rows for n in range(in_order.num_rows)])
+    rows = in_order.take(places).set_column(
+        0, in_order.column_names[0], pc.cast(in_order[0].take(places), "large_string")
+    )
+    at_once, versions = home.resource.historical(rows, SERVICE)
+    monkeypatch.setenv("CONTRAIL_ENGINE", engine)
+    monkeypatch.setenv("CONTRAIL_SHARD_ROWS", str(shard_rows))
+    by_shards, read = home.resource.historical(rows, SERVICE)
+    assert by_shards.schema == at_once.schema
+    assert by_shards.equals(at_once)
+    assert read == versions
+    assert not list(home.resource.settings.temp_root.glob("historical-*"))
+
+
+def test_an_engine_that_is_not_here_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRAIL_ENGINE", "ray")
+    with pytest.raises(ShardError, match="CONTRAIL_ENGINE=ray needs the optional extra"):
+        home.resource.historical(home.spine.slice(0, 5), SERVICE)
 
 
 # --- online ----------------------------------------------------------------------------------------------------------
