@@ -29,7 +29,7 @@ def get(
         typer.Option(
             "--entity",
             metavar="KEY=VALUE",
-            help="A join key or a request column; once for each. KEY= without a value is null.",
+            help="A join key or a request column, once for each; KEY= without a value is null.",
         ),
     ],
     service: Annotated[
@@ -48,9 +48,11 @@ def get(
 ) -> None:
     """Print one entity's online vector: every value with its view, status, known-at time and age.
 
-    Example: contrail features get --entity carrier=UA --entity origin=EWR --entity dest=ORD --entity flight_number=1187
-    --entity tail_number=N12109 --entity service_date=2013-12-31 --entity scheduled_departure_minute_local=1005
-    --entity scheduled_departure_at=2013-12-31T21:45Z
+    Without the request columns (service_date and below) it prints what is stored, and says what they are needed for.
+
+    Example: contrail features get --entity carrier=UA --entity flight_number=259 --entity origin=EWR --entity dest=FLL
+    --entity tail_number=N471UA --entity service_date=2014-01-02 --entity scheduled_departure_minute_local=1269
+    --entity scheduled_departure_at=2014-01-03T02:09Z
     """  # fmt: skip
     from cli import features_get as command
 

@@ -198,7 +198,7 @@ def read_online(
         OnlineError: an entity lacks a key or has one of another type, or the store cannot be read.
     """
     served = tuple(served_view(view) for view in views)
-    plan = _Plan(config, ServedService("", (), served, {}))
+    plan = _Plan(config, ServedService("", (), served, {}, {}))
     try:
         answer = _answer(plan, entities, now, False)
     finally:

@@ -39,12 +39,14 @@ class ServedService:
         features: all its features in its order; those that no view stores are computed with the request.
         views: the stored views; also those that only feed its on-demand views.
         homes: feature -> what the service calls its view, stored or on-demand.
+        sources: on-demand view -> the views in `views` that feed it.
     """
 
     name: str
     features: tuple[str, ...]
     views: tuple[ServedView, ...]
     homes: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
 
 
 def _refuse_other_types(view: OnlineView) -> None:
@@ -88,6 +90,7 @@ def served_service(store: FeatureStore, service: str, *, full_feature_names: boo
         ) from error
     on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
     homes: dict[str, str] = {}
+    feeding: dict[str, tuple[str, ...]] = {}
     wanted: dict[str, tuple[FeatureViewProjection, dict[str, None]]] = {}
 
     def output(projection: FeatureViewProjection, feature: str) -> str:
@@ -107,6 +110,7 @@ def served_service(store: FeatureStore, service: str, *, full_feature_names: boo
         sources = [projection]
         if projection.name in on_demand:
             sources = list(on_demand[projection.name].source_feature_view_projections.values())
+            feeding[projection.name_to_use()] = tuple(source.name_to_use() for source in sources)
         for source in sources:
             _, features = wanted.setdefault(source.name_to_use(), (source, {}))
             features.update(dict.fromkeys(feature.name for feature in source.features))
@@ -116,4 +120,4 @@ def served_service(store: FeatureStore, service: str, *, full_feature_names: boo
         _refuse_other_types(view)
         asked = {key: projection.join_key_map.get(key, key) for key in view.keys}
         views.append(ServedView(name, view, asked, tuple(output(projection, f) for f in features)))
-    return ServedService(service, tuple(homes), tuple(views), homes)
+    return ServedService(service, tuple(homes), tuple(views), homes, feeding)
