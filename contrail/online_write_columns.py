@@ -23,7 +23,6 @@ EVENT_COLUMN, CREATED_COLUMN = "__event_at", "__created_at"
 
 Frame = Callable[[bytes], bytes]
 
-_STAMP = pa.timestamp("us")
 # numpy type, tag and width of the kinds whose serialized values have one length
 _FIXED = {"DOUBLE": ("<f8", 0x29, 8), "FLOAT": ("<f4", 0x35, 4)}
 _ARROW_TYPES: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
@@ -104,10 +103,9 @@ def encode_rows(batch: pa.RecordBatch, view: OnlineView, frame: Frame) -> Encode
 
 
 def _microseconds(column: pa.Array, missing: int) -> npt.NDArray[np.int64]:
-    # A timestamp without a zone counts as UTC, here as everywhere.
-    stamps = column.cast(
-        pa.timestamp("us", tz=column.type.tz) if pa.types.is_timestamp(column.type) else _STAMP
-    )
+    # A timestamp without a zone counts as UTC, here as everywhere; nanoseconds are cut.
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    stamps = column.cast(pa.timestamp("us", tz=zone), safe=False)
     return pc.fill_null(stamps.cast(pa.int64()), missing).to_numpy(zero_copy_only=False)
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView
 
 FEATURE_REPO = REPO_ROOT / "feature_repo"
+# What Feast prints where nothing changed: the second for every view, each time, where the online store is Redis.
+_NO_CHANGE = ("No changes", "Deploying infrastructure for")
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -127,7 +129,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
                 "on_demand_feature_views": len(declared.on_demand),
                 "feature_services": len(declared.services),
             },
-            changes=tuple(line for line in lines if line and not line.startswith("No changes")),
+            changes=tuple(line for line in lines if line and not line.startswith(_NO_CHANGE)),
             registry_sha256=registry_sha256(store),
             feature_changes=changed,
         )
