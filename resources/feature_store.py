@@ -34,7 +34,7 @@ from contrail.shards import Means
 from feature_repo.online_vectors import OnlineVector, OnlineVectors
 from resources import historical
 from resources.feature_changes import changes as feature_changes
-from resources.historical import DECISION_COLUMN, Retrieval
+from resources.historical import Retrieval
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView
