@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
 import sqlite3
 import struct
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pytest
 
 from assets import feature_store, feature_store_checks
+from cli import status
 from contrail import duck
 from contrail.incremental import BUILT_UNTIL
 from contrail.lake import Commit, Lake
@@ -207,6 +210,33 @@ def test_what_is_not_fresh_warns_with_view_and_consequence(made: tuple[World, An
         evaluation.description or ""
     )
     assert "7 h old, the max age is 6 h: every look-up gives null" in (evaluation.description or "")
+
+
+def test_status_says_it_in_words_and_in_json(
+    made: tuple[World, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONTRAIL_HOME", str(made[0].settings.home))
+    monkeypatch.setenv("CONTRAIL_CLOCK", "replay")
+    monkeypatch.setenv("CONTRAIL_REPLAY_AT", NOW.isoformat())
+    status.main(as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert {view["view"]: view["state"] for view in found["feature_views"]} == dict.fromkeys(
+        FEATURE_TABLES, "fresh"
+    )
+    assert found["stale_views"] == []
+    weather = next(view for view in found["feature_views"] if view["view"] == "station_weather")
+    version = made[0].lake.version("feature/station_weather")
+    assert (weather["version"], weather["online version"], weather["max age h"]) == (version, version, 6.0)
+    assert (weather["entities"], weather["entities answering"]) == (ENTITIES, ENTITIES - 1)
+    assert weather["built until"] == weather["online until"] == NOW.isoformat()
+
+    monkeypatch.setenv("CONTRAIL_REPLAY_AT", (NOW + timedelta(hours=7)).isoformat())
+    status.main(as_json=False)
+    told = capsys.readouterr().out.partition("\nfeature views (")[2].partition("\n\n")[0]
+    assert re.search(r"^  station_weather +behind +2013-03-07 18:00Z +7\.0 +7\.0 ", told, re.MULTILINE)
+    assert "  ! station_weather: " in told
+    assert "h old, the max age is 6 h: every look-up gives null, flagged as outside max age" in told
+    assert "  ! dest_state: the feeds are complete further than the table is built: a run mends it\n" in told
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------

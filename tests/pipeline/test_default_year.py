@@ -38,6 +38,19 @@ def test_afterwards_nothing_is_due_and_nothing_is_red(default_year):
     assert status.next == []
 
 
+def test_no_view_is_outside_its_max_age_but_the_weather_whose_source_ends_before(default_year):
+    views = {view["view"]: view for view in default_year.status().feature_views}
+    weather = views.pop("station_weather")
+    assert {view["state"] for view in views.values()} == {"fresh"}
+    assert not any(view["outside max age"] for view in views.values())
+    assert (weather["state"], weather["outside max age"]) == ("source ended", True)
+    assert (weather["row age h"], weather["max age h"], weather["entities answering"]) == (55.0, 6.0, 0)
+    (sentence,) = default_year.status().stale_views
+    assert "known at 2013-12-31 00:00Z, is 55 h old, the max age is 6 h: every look-up gives null" in sentence
+    (flagged,) = [text for text in default_year.outcome["checks_failed"] if text.startswith("feature_store/")]
+    assert flagged.startswith("feature_store/online  view_freshness: station_weather")
+
+
 def test_rows_of_the_year(default_year):
     counted = default_year.rows("""
         SELECT count(*) AS rows, count(DISTINCT departure_id) AS departures, count(*) FILTER (is_cancelled) AS cancelled,
