@@ -101,6 +101,16 @@ def _take_in(
             f"no file of {contract.table} has landed for {', '.join(missing[:5])}: land it first (contrail land)",
             allow_retries=False,
         )
+    landed = landing.partition_range(root)
+    if contract.partition_column and landed is not None:
+        # Whoever put a file there by hand, a correction perhaps, did not say so in the range file; and the data clock
+        # is the newest delivery.
+        landing.update_range(
+            root,
+            first=landed.first,
+            last=landed.last,
+            newest_fact_delivered_at=max(delivery.delivered_at for delivery in delivered),
+        )
     trailing = (
         intake.trailing_rows(
             landing.deliveries(root, contract.table),
