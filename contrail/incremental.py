@@ -42,7 +42,9 @@ class Builder(Protocol):
     ) -> duckdb.DuckDBPyRelation: ...
 
 
-Reviser: TypeAlias = Callable[[duckdb.DuckDBPyConnection, tuple[date, date] | None], Revision | None]
+Reviser: TypeAlias = Callable[
+    [duckdb.DuckDBPyConnection, tuple[date, date] | None, datetime], Revision | None
+]
 
 
 class IncrementalError(RuntimeError):
@@ -113,7 +115,8 @@ def extend(
         now: the clock's now; nothing may be built beyond it.
         delivered_until: the newest delivery of the sources; no version may be created later.
         commit: makes the commit from inputs, partition in words and further facts.
-        revise: says which part of the table changes by versions that are in a view and not in ``<view>_before``.
+        revise: says which part of what is built changes by versions that are in a view and not in ``<view>_before``,
+            given the days that were written since (None: any) and the end of what is built.
         rebuild: begin at `start` again, for instance because the builder has changed.
 
     Raises:
@@ -224,7 +227,8 @@ def _revision(
         spans += [record.days for record in lake.commits(source) if record.version > version]
     days = [span for span in spans if span is not None]
     known = days and len(days) == len(spans)
-    revision = revise(con, (min(d[0] for d in days), max(d[1] for d in days)) if known else None)
+    written = (min(d[0] for d in days), max(d[1] for d in days)) if known else None
+    revision = revise(con, written, built[1])
     if revision is None:
         return None
     lo, hi = max(revision.lo, built[0]), min(revision.hi, built[1])

@@ -106,8 +106,10 @@ def _newest_of(alias: str) -> str:
 _TABLE = VersionedTable(("tail_number",), tuple(_COLUMNS), AIRCRAFT_MAX_AGE, _as_known_then, _as_known_since)
 
 
-def _revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
-    return revision(con, AIRCRAFT_MAX_AGE, days)
+def _revise(
+    con: DuckDBPyConnection, days: tuple[date, date] | None, built_until: datetime
+) -> Revision | None:
+    return revision(con, AIRCRAFT_MAX_AGE, days, built_until)
 
 
 AIRCRAFT_LEG = FeatureTable(

@@ -12,7 +12,7 @@ from contrail.windows import Revision, utc_literal
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-    Revise = Callable[[DuckDBPyConnection, tuple[date, date] | None], Revision | None]
+    Revise = Callable[[DuckDBPyConnection, tuple[date, date] | None, datetime], Revision | None]
 
 DEPARTURES = "clean/departures"
 WEATHER = "clean/weather"
@@ -72,8 +72,8 @@ class FeatureTable:
             the source without its stage, with all versions of its rows. The same facts give the same bits, whatever
             `lo` and `hi` and whatever lies after `hi`; `hi` must not be later than *complete until*. With
             `created_from`, only the versions created then or later.
-        revise: ``revise(con, days)``: which part of the table changes by versions of the sources that are in a
-            source's view and not in ``<view>_before``, what the table was built from; None where nothing does.
+        revise: ``revise(con, days, built_until)``: which part of what is built changes by versions of the sources
+            that are in a source's view and not in ``<view>_before``, what it was built from; None where nothing does.
             `days` are those that were written since, None where any may have been.
         owner: who answers for it.
         deprecated: why no new model should use any of its columns; empty: it is not deprecated.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from contrail.windows import Revision
+from contrail.windows import Revision, utc_literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -89,18 +89,29 @@ def flights_sql(days: Days, *, corrected: bool) -> str:
   FROM {scanned} SEMI JOIN {irregular} USING (departure_id)"""
 
 
-def revision(con: DuckDBPyConnection, reach: timedelta, days: tuple[date, date] | None) -> Revision | None:
+def revision(
+    con: DuckDBPyConnection, reach: timedelta, days: tuple[date, date] | None, built_until: datetime
+) -> Revision | None:
     """Which part of a table changes by versions that came since it was built.
+
+    A version of a late or correcting file changes what is known from its creation on. A regular one that was not there
+    (its day was held back, because another file of it was blocked) belongs to what was known then.
 
     Args:
         con: a session with the views ``departures`` and ``departures_before``, what was built from.
         reach: how long after a fact a value still depends on it.
         days: the service dates that were written since; None: any.
+        built_until: the exclusive end of what is built.
     """
     among = f"AND {Days(*days).condition}" if days else ""
+    first = "least(departed_known_at, arrived_known_at, cancelled_known_at, outcome_known_at, scheduled_departure_at)"
     row = con.sql(
-        f"SELECT min(service_date), max(service_date), min(created_at) FROM departures "
-        f"ANTI JOIN departures_before USING (departure_id, created_at) WHERE {IRREGULAR} {among}"
+        f"""SELECT min(service_date), max(service_date), min(changes_from) FROM (
+          SELECT service_date, {IRREGULAR} AS is_irregular,
+            CASE WHEN is_irregular THEN created_at ELSE greatest(schedule_known_at, {first}) END AS changes_from
+          FROM departures ANTI JOIN departures_before USING (departure_id, created_at)
+          WHERE true {among})
+        WHERE is_irregular OR changes_from < {utc_literal(built_until)}"""
     ).fetchone()
     if row is None or row[0] is None:
         return None

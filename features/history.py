@@ -6,7 +6,7 @@ The snapshot instant is 07:00 UTC (02:00 or 03:00 in New York), fixed in UTC so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from contrail.windows import Grid, Revision, Total, smoothed_ratio_sql
@@ -70,8 +70,10 @@ def history_table(scope: str) -> FeatureTable:
         totals=_TOTALS, values=_values(scope),
     ).versioned()  # fmt: skip
 
-    def revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
-        return revision(con, made.reach, days)
+    def revise(
+        con: DuckDBPyConnection, days: tuple[date, date] | None, built_until: datetime
+    ) -> Revision | None:
+        return revision(con, made.reach, days, built_until)
 
     delays = (
         FeatureColumn(

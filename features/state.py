@@ -8,7 +8,7 @@ from the later event, so rows do not depend on what happens after them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from contrail.windows import Grid, Revision, Total, smoothed_ratio_sql
@@ -163,8 +163,10 @@ def state_table(scope: str) -> FeatureTable:
         values={f"{scope}_{name}": metric[0] for name, metric in _METRICS.items()},
     ).versioned()  # fmt: skip
 
-    def revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
-        return revision(con, made.reach, days)
+    def revise(
+        con: DuckDBPyConnection, days: tuple[date, date] | None, built_until: datetime
+    ) -> Revision | None:
+        return revision(con, made.reach, days, built_until)
 
     columns = tuple(
         FeatureColumn(

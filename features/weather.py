@@ -129,11 +129,14 @@ def _build(
     return con.sql(rows + published(("origin",), tuple(_COLUMNS), "rows_out", lo, hi, created_from))
 
 
-def _revise(con: DuckDBPyConnection, days: tuple[date, date] | None) -> Revision | None:
+def _revise(
+    con: DuckDBPyConnection, days: tuple[date, date] | None, built_until: datetime
+) -> Revision | None:
     among = f"AND feed_date BETWEEN DATE '{days[0]}' AND DATE '{days[1]}'" if days else ""
     row = con.sql(
-        f"SELECT min(known_at), max(known_at), min(created_at) FROM weather "
-        f"ANTI JOIN weather_before USING (origin, observed_hour_at, created_at) WHERE {_IRREGULAR} {among}"
+        f"SELECT min(known_at), max(known_at), min(greatest(known_at, created_at)) FROM weather "
+        f"ANTI JOIN weather_before USING (origin, observed_hour_at, created_at) "
+        f"WHERE ({_IRREGULAR} OR known_at < {utc_literal(built_until)}) {among}"
     ).fetchone()
     if row is None or row[0] is None:
         return None

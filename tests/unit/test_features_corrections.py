@@ -170,7 +170,9 @@ def test_the_aircraft_is_answered_as_of_what_had_been_delivered(world):
         tail = draw.choice(["N1", "N2", "N3"])
         legs = [row for row in at_instant(rows, at) if row["tail_number"] == tail]
         expected = by_hand.aircraft_leg(legs, at)
-        if expected != by_hand.aircraft_leg(legs, at - table.max_age):  # the newest news is young enough to answer
+        if expected != by_hand.aircraft_leg(
+            legs, at - table.max_age
+        ):  # the newest news is young enough to answer
             assert answer(con, table, (tail,), at) == expected, (tail, at)
             known += expected[0] is not None
     assert known > 50
@@ -258,7 +260,7 @@ def test_a_revision_is_the_part_that_changes(world, name):
     before.register("seen_rows", pa.Table.from_pylist(seen, schema=DEPARTURE_SCHEMA))
     before.execute("CREATE OR REPLACE TEMP VIEW departures_before AS FROM seen_rows")
     before.execute("CREATE OR REPLACE TEMP VIEW departures AS FROM all_rows")
-    part = table.revise(before, None)
+    part = table.revise(before, None, HI)
     assert isinstance(part, Revision)
     assert part.created_from == min(r["created_at"] for r in unseen)
     hi = min(part.hi, HI)  # no further than what is built
@@ -279,7 +281,7 @@ def test_without_newer_versions_nothing_is_revised(world):
     rows, _, _ = world
     con = session_with(rows)
     con.execute("CREATE TEMP VIEW departures_before AS FROM departures")
-    assert revision(con, DAY, None) is None
+    assert revision(con, DAY, None, HI) is None
 
 
 def test_a_retraction_takes_the_flight_out_from_its_delivery_on():
@@ -295,3 +297,23 @@ def test_a_retraction_takes_the_flight_out_from_its_delivery_on():
     assert answer(con, network, ("all",), delivery)[landed] == 5.0
     assert answer(con, aircraft, ("N1",), delivery - MINUTE)[5] == 2
     assert answer(con, aircraft, ("N1",), delivery) == (None,) * 6
+
+
+@pytest.mark.parametrize("name", ["network_state", "aircraft_leg", "flight_history"])
+def test_a_day_that_was_held_back_belongs_to_what_was_known_then(name):
+    """Regular rows that were not there when the table was built: its day had been blocked by another feed's file."""
+    there = [
+        departure(f"2013-03-08 {10 + n}:00", n, delay=n, arrival_delay=n, tail_number="N1") for n in range(5)
+    ]
+    held_back = [
+        departure(f"2013-03-07 {10 + n}:00", n, delay=n, arrival_delay=30, tail_number="N1") for n in range(5)
+    ]
+    con = session_with(there + held_back)
+    con.register("departures_before", pa.Table.from_pylist(there, schema=DEPARTURE_SCHEMA))
+    table = FEATURE_TABLES[name]
+    part = table.revise(con, None, HI)
+    assert part.created_from == utc("2013-03-07 10:00")
+    assert part.lo <= utc("2013-03-07 10:00")
+    assert part.hi >= utc("2013-03-08 18:45")
+    assert table.revise(con, (HI.date(), HI.date()), HI) is None, "other days were written"
+    assert table.revise(con, None, utc("2013-03-07 09:00")) is None, "nothing of it is built yet"

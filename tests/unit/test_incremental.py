@@ -198,11 +198,11 @@ def levels(con, lo, hi, created_from=None):
         ORDER BY ALL""")
 
 
-def revise(con, days):
+def revise(con, days, built_until):
     among = f"WHERE day BETWEEN '{days[0]}' AND '{days[1]}'" if days else ""
     lo, hi, created = con.sql(
         f"SELECT min(known_at), max(known_at), min(created_at) FROM readings ANTI JOIN readings_before "
-        f"USING (known_at, created_at) {among}"
+        f"USING (known_at, created_at) {among} {'AND' if among else 'WHERE'} known_at < '{built_until.isoformat()}'"
     ).fetchone()
     return None if lo is None else Revision(lo, hi + SPAN, created)
 
