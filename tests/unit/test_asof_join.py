@@ -5,13 +5,24 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from contrail import duck
-from contrail.asof_join import JoinView, Rows, point_in_time_join
+from contrail.asof_join import (
+    JoinView,
+    Rows,
+    column_types,
+    keys_and_times_sql,
+    naive_columns,
+    point_in_time_join,
+)
 
 T0 = datetime(2013, 3, 10, 6, 30, tzinfo=UTC)
 US = timedelta(microseconds=1)
@@ -186,3 +197,78 @@ def test_wrong_columns_are_named() -> None:
         join("nobody", "value", "value")
     with pytest.raises(ValueError, match=r"\['key'\] are already columns"):
         join("id", "value", "key")
+
+
+def _daily_files(folder: Path, zone: str | None) -> str:
+    """A Delta table of ten days, a file each. Of all but the third and fourth day the values cannot be read any more."""
+    for day in range(10):
+        at = [T0 + timedelta(days=day, hours=hour) for hour in range(24)]
+        known = pa.array(at, pa.timestamp("us", "UTC")).cast(pa.timestamp("us", zone))
+        rows = {"key": ["a"] * 24, "ts": known, "created": known, "value": [day * 24 + h for h in range(24)]}
+        write_deltalake(str(folder), pa.table(rows), mode="append")
+    for file in folder.glob("*.parquet"):
+        footer = pq.read_metadata(file)
+        if footer.row_group(0).column(3).statistics.max not in (71, 95):
+            chunks = [footer.row_group(0).column(column) for column in range(4)]
+            with file.open("r+b") as bytes_of:  # the footer with its statistics stays
+                for chunk in chunks:
+                    bytes_of.seek(chunk.dictionary_page_offset or chunk.data_page_offset)
+                    bytes_of.write(b"\xff" * chunk.total_compressed_size)
+    return f"delta_scan({duck.quote_literal(str(folder))}, version => {DeltaTable(folder).version()})"
+
+
+@pytest.mark.parametrize("zone", ["UTC", None], ids=["with zone", "naive"])
+def test_statistics_leave_unread_what_no_decision_time_can_see(tmp_path: Path, zone: str | None) -> None:
+    scan = _daily_files(tmp_path / "daily", zone)
+    con = duck.connect()
+    with pytest.raises(duckdb.Error):
+        con.sql(f"SELECT sum(value) FROM {scan}").fetchall()
+    first, last = T0 + timedelta(days=3), T0 + timedelta(days=3, hours=23)
+    con.register("spine", pa.table({"id": [0, 1], "key": ["a", "a"], "at": pa.array([first, last], STAMP)}))
+    view = JoinView("daily", scan, {"key": "key"}, "ts", "created", timedelta(days=1), (("value", "value"),))
+    joined = point_in_time_join(con, spine="spine", decision_column="at", row_id_column="id", views=[view])
+    assert joined.to_arrow_table()["value"].to_pylist() == [72, 95]
+
+    naive = naive_columns(column_types(con, scan))
+    assert naive == (frozenset() if zone else {"ts", "created"})
+    rows = Rows(["key"], ["value"], "ts", "created")
+    sql = rows.sql(scan, start=first, end=last, latest=False, naive=naive)
+    assert sorted(con.sql(f"SELECT value FROM ({sql})").fetchall()) == [(value,) for value in range(72, 96)]
+    spine = con.sql(keys_and_times_sql(con, [view], "at", first, last)).fetchall()
+    assert len(spine) == 24
+    # The reader is handed the bound in the column's own type: this is what the statistics can answer.
+    plan = con.sql(f"EXPLAIN {sql}").fetchall()[0][1]
+    assert "CAST" not in plan
+    assert "ts>=" in plan.replace(" ", "")
+
+
+def test_bounds_of_naive_columns_cut_nothing_that_counts() -> None:
+    """The instants at the edges: exact in every zone of the spine, and to the microsecond."""
+    con = duck.connect()
+    edges = [T0 + step for step in (-US, timedelta(0), US, timedelta(hours=1), timedelta(hours=1) + US)]
+    for kind in ("TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP_NS", "TIMESTAMP_S", "DATE"):
+        con.execute(f"CREATE OR REPLACE TABLE rows (ts {kind}, created {kind}, value INTEGER)")
+        for number, at in enumerate(edges):
+            con.execute("INSERT INTO rows VALUES (?, ?, ?)", [at.isoformat()] * 2 + [number])
+        moments = pa.array([*edges, edges[0] - US, T0 + timedelta(days=1)], STAMP)
+        for asked in (moments[:3], moments[3:4], moments):
+            con.register("spine", pa.table({"id": range(len(asked)), "at": asked}))
+            view = JoinView("v", "rows", {}, "ts", "created", timedelta(hours=1), (("value", "value"),))
+            answer = point_in_time_join(
+                con, spine="spine", decision_column="at", row_id_column="id", views=[view]
+            ).to_arrow_table()["value"]
+            stored = con.sql("SELECT ts::TIMESTAMPTZ, value FROM rows").fetchall()
+            for at, value in zip(asked.to_pylist(), answer.to_pylist(), strict=True):
+                seen = [(ts, v) for ts, v in stored if ts <= at]
+                best = max(seen, default=None)
+                fresh = best is not None and at - best[0] <= timedelta(hours=1)
+                assert value == (best[1] if best is not None and fresh else None), (kind, at)
+
+
+def test_an_age_limit_that_reaches_before_the_year_one_is_none() -> None:
+    con = duck.connect()
+    con.sql("CREATE TABLE spine AS SELECT 1 AS id, TIMESTAMPTZ '0005-01-01 00:00:00Z' AS at")
+    con.sql("CREATE TABLE rows AS SELECT TIMESTAMP '0001-01-01 00:00:00' AS ts, 7 AS value")
+    view = JoinView("v", "rows", {}, "ts", None, timedelta(days=10_000), (("value", "value"),))
+    joined = point_in_time_join(con, spine="spine", decision_column="at", row_id_column="id", views=[view])
+    assert joined.fetchall()[0][-1] == 7
