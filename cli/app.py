@@ -59,6 +59,37 @@ def run(source: Source = None, from_: From = None, to: To = None, json: Json = F
 
 
 @app.command()
+def push(
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="Lines of JSON; - is standard input.")
+    ] = "-",
+    table: Annotated[
+        str,
+        typer.Option(
+            "--table", help="The raw table whose events they are: flight_events, aircraft_assignments."
+        ),
+    ] = "flight_events",
+    close: Annotated[
+        str | None,
+        typer.Option(
+            "--close", metavar="INSTANT", help="Afterwards: all that was known at this instant (…Z) has come."
+        ),
+    ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Push lines as they come, until the stream ends; a line `close INSTANT` closes."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Push events into the online store as they happen. Ends with 3 where events were refused."""
+    from cli import push as command
+
+    raise typer.Exit(command.main(file, feed=table, close=close, follow=follow, as_json=json))
+
+
+@app.command()
 def status(json: Json = False) -> None:
     """Say what is fresh, stale, late or blocked, and the command to run next."""
     from cli import status as command

@@ -1,0 +1,341 @@
+"""A real day pushed as it happened: what is online at each instant is what the daily files make of it later."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import push as command
+from contrail import duck
+from contrail.completeness import ACCEPTED_UNTIL
+from contrail.lake import RUN_ID, WRITTEN_AT, Commit, Lake
+from contrail.online_fetch import Group, fetch_of
+from contrail.online_layout import encode_key
+from contrail.online_push import OnlinePush
+from contrail.online_views import OnlineError, online_view
+from contrail.push import PushError
+from contrail.settings import Settings
+from contrail.windows import MICROSECOND, utc_literal
+from features.declarations import DEPARTURES
+from features.live import FEEDS, LiveDepartures
+from resources.feature_store import FeatureStoreResource
+from resources.push import LivePush, clean_rules
+from tests.support.cut_home import cut
+from tests.support.pushed_day import CUT, END, TABLES, Online, Report, Whole
+
+pytestmark = pytest.mark.slow
+
+QUARTER = timedelta(minutes=15)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(three_weeks: Settings) -> Iterator[Whole]:
+    made = Whole(three_weeks)
+    yield made
+    made.con.close()
+
+
+@pytest.fixture(scope="module")
+def morning(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The home as it was at the cut."""
+    return cut(whole.settings, tmp_path_factory.mktemp("push") / "morning", CUT)
+
+
+@pytest.fixture
+def home(morning: Settings, tmp_path: Path) -> Settings:
+    """A copy of it, to be pushed into."""
+    shutil.copytree(morning.home, tmp_path / "home")
+    return Settings(home=tmp_path / "home")
+
+
+def push_all(live: LivePush, reports: Sequence[Report]) -> None:
+    for feed in FEEDS:
+        live.push([row for name, row in reports if name == feed], feed)
+
+
+def journal(settings: Settings, feed: str = "flight_events") -> list[dict[str, Any]]:
+    with duck.connect() as con:
+        return (
+            con.execute(f"FROM {Lake(settings.lake_root).scan(f'push/{feed}')}").to_arrow_table().to_pylist()
+        )
+
+
+def test_the_live_rows_are_those_of_the_clean_stage(whole):
+    with duck.connect() as con:
+        live = LiveDepartures(con, clean_rules(whole.settings))
+        live.load(whole.scan, END - timedelta(days=9), END)
+        columns = ", ".join(name for (name, *_) in con.execute("DESCRIBE departures").fetchall())
+        days = f"service_date >= DATE '{(END - timedelta(days=9)).date()}'"
+        clean = f"SELECT {columns} FROM {whole.scan(DEPARTURES)} WHERE {days}"
+        ours = f"SELECT {columns} FROM departures WHERE {days}"
+        for one, other in ((clean, ours), (ours, clean)):
+            assert con.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other})").fetchone() == (0,)
+        assert con.execute(f"SELECT count(*) > 7000 FROM ({ours})").fetchone() == (True,)
+
+
+def test_a_day_that_is_pushed_is_online_as_its_files_make_it_later(whole, home):
+    online = Online(home)
+    pushes: list[float] = []
+    closes: list[float] = []
+    with LivePush(home) as live:
+        assert live.closed_until == CUT - MICROSECOND
+        push_all(live, whole.reports(CUT, CUT + MICROSECOND))
+        live.close(CUT)  # warms up
+        assert online.differences(whole, CUT) == []
+        for quarter in range(2):
+            since = CUT + quarter * QUARTER
+            # The last quarter's last reports, and this one's first: one by one.
+            for feed, row in whole.reports(since, since + QUARTER + MICROSECOND)[:25]:
+                done = live.push([row], feed)
+                assert (done.accepted + done.repeated, done.refused, done.left_out) == (1, (), ())
+                pushes.append(done.seconds)
+            push_all(live, whole.reports(since, since + QUARTER + MICROSECOND))
+            closed = live.close(since + QUARTER)
+            closes.append(closed.seconds)
+            assert {view.view for view in closed.views} == {t.name for t in TABLES if "history" not in t.name}
+            assert online.differences(whole, since + QUARTER) == []
+        push_all(live, whole.reports(CUT, END))
+        live.close(END - MICROSECOND)
+        assert online.differences(whole, END - MICROSECOND) == []
+        # Not only the newest: every row of the rest of the day.
+        for table in TABLES:
+            mine = (
+                table.build(live.session, CUT + MICROSECOND, END)
+                .to_arrow_table()
+                .sort_by([("known_at", "ascending")])
+            )
+            names = ", ".join(mine.column_names)
+            whole.con.register("mine", mine)
+            theirs = (
+                f"SELECT {names} FROM {whole.scan(f'feature/{table.name}')} "
+                f"WHERE known_at > {utc_literal(CUT)} AND known_at < {utc_literal(END)}"
+            )
+            for one, other in ((theirs, "FROM mine"), ("FROM mine", theirs)):
+                count = whole.con.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other})").fetchone()
+                assert count == (0,), table.name
+            whole.con.unregister("mine")
+            assert mine.num_rows or "history" in table.name
+    # On a machine that does much else at once, everything takes so much longer.
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(
+        f"push of one event: median {statistics.median(pushes):.3f} s, slowest {max(pushes):.3f} s of {len(pushes)}; "
+        f"close of a quarter of an hour: {', '.join(f'{seconds:.3f}' for seconds in closes)} s; "
+        f"processes waiting per core: {busy:.1f}"
+    )
+    assert statistics.median(pushes) < 2 * busy
+    assert statistics.median(closes) < 2 * busy
+
+
+def test_events_that_come_late_and_out_of_order_end_at_the_same_values(whole, home):
+    online = Online(home)
+    reports = whole.reports(CUT, CUT + 2 * QUARTER + MICROSECOND)
+    random.Random(3).shuffle(reports)
+    half = len(reports) // 2
+    with LivePush(home) as live:
+        push_all(live, reports[:half])
+        live.close(CUT + 2 * QUARTER)
+        assert online.differences(whole, CUT + 2 * QUARTER, times=False)
+        # A view on a grid changes at once when an event belongs before an instant that is closed.
+        done = live.push([row for feed, row in reports[half:] if feed == "flight_events"])
+        assert {"network_state", "dest_state", "aircraft_leg"} <= {view.view for view in done.views}
+        push_all(live, reports[half:])
+        assert online.differences(whole, CUT + 2 * QUARTER, times=False) == []
+
+
+def leg_of(whole: Whole) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A departure and an arrival of one flight after the cut, and its aircraft: known before the cut, and for the last
+    time on that day."""
+    found = whole.rows(
+        f"SELECT departure_id, tail_number FROM {whole.scan(DEPARTURES)} WHERE departed_known_at >= {utc_literal(CUT)} "
+        f"AND arrived_known_at < {utc_literal(END)} AND tail_known_at < {utc_literal(CUT)} QUALIFY count(*) OVER "
+        "(PARTITION BY tail_number) = 1 ORDER BY departure_id LIMIT 1"
+    )[0]
+    day, carrier, number, origin = found["departure_id"].split("-")
+    mine = {
+        row["event"]: row
+        for feed, row in whole.reports(CUT, END)
+        if feed == "flight_events"
+        and (row["carrier"], row["flight_number"], row["origin"]) == (carrier, int(number), origin)
+        and f"{row['service_date']:%Y%m%d}" == day
+    }
+    return mine["departed"], mine["arrived"], found["tail_number"]
+
+
+@pytest.fixture
+def leg(home: Settings) -> Callable[[str], dict[str, Any]]:
+    """An aircraft's row as it stands online."""
+    store = FeatureStoreResource(home=str(home.home)).store()
+    view = online_view(store.config, store.get_feature_view("aircraft_leg"))
+
+    def read(tail: str) -> dict[str, Any]:
+        fetch = fetch_of(store.config, [Group([view])])
+        ((stored,),) = fetch.fetch([[encode_key({"tail_number": tail}, view.keys)]])
+        fetch.close()
+        return dict(zip(view.features, stored.values[0] or [], strict=False)) | {
+            "event_us": stored.event_us[0]
+        }
+
+    return read
+
+
+def test_an_older_event_never_goes_over_a_newer_value(whole, home, leg):
+    departed, arrived, tail = leg_of(whole)
+    with LivePush(home) as live:
+        live.push([arrived])
+        landed = leg(tail)
+        assert landed["aircraft_leg_stage"] == 2
+        assert landed["aircraft_leg_arrival_delay_minutes"] == arrived["delay_minutes"]
+        assert landed["aircraft_leg_departure_delay_minutes"] is None
+        live.push([departed])
+    after = leg(tail)
+    # The aircraft stays landed, and what is now known of its departure is told as well.
+    assert after == landed | {"aircraft_leg_departure_delay_minutes": departed["delay_minutes"]}
+
+
+def test_an_event_that_comes_twice_is_taken_once(whole, home):
+    departed, arrived, _ = leg_of(whole)
+    with LivePush(home) as live:
+        assert (live.push([departed]).accepted, live.push([departed, arrived]).repeated) == (1, 1)
+    with LivePush(home) as live:
+        again = live.push([departed, arrived])
+        assert (again.accepted, again.repeated, again.views) == (0, 2, ())
+        otherwise = live.push([{**departed, "delay_minutes": departed["delay_minutes"] + 1}])
+        assert "was reported before with other values" in otherwise.refused[0].reason
+    assert [row["_refused"] is None for row in journal(home)].count(True) == 2
+
+
+def test_an_event_that_nobody_scheduled_is_refused_and_kept(whole, home):
+    departed, arrived, _ = leg_of(whole)
+    with LivePush(home) as live:
+        done = live.push([{**departed, "flight_number": 9999}, {**departed, "delay_minutes": "ten"}, arrived])
+        assert done.accepted == 1
+        assert [re.sub(r"(?s) is .*", "", one.reason) for one in done.refused] == [
+            "delay_minutes = 'ten': delay_minutes",
+            f"no departure {departed['carrier']} 9999 from {departed['origin']}",
+        ]
+        with pytest.raises(
+            PushError, match="weather takes no pushed events; those that do: flight_events, aircraft_ass"
+        ):
+            live.push([departed], "weather")
+        with pytest.raises(PushError, match="has no zone"):
+            live.close(datetime(2013, 1, 21, 17))  # noqa: DTZ001
+    kept = [json.loads(row["_as_sent"]) for row in journal(home) if row["_refused"]]
+    assert sorted(str(row["flight_number"]) for row in kept) == sorted(
+        ["9999", str(departed["flight_number"])]
+    )
+
+
+KILLED = """
+import json, os, signal, sys
+from contrail.online_push import OnlinePush
+from contrail.settings import Settings
+from resources.push import LivePush
+OnlinePush.write = lambda self, rows: os.kill(os.getpid(), signal.SIGKILL)
+with LivePush(Settings()) as live:
+    live.push([json.loads(sys.argv[1])])
+"""
+
+
+def test_what_was_journalled_and_not_written_is_written_at_the_next_start(whole, home, leg):
+    departed, _, tail = leg_of(whole)
+    before = leg(tail)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(departed, default=lambda value: value.isoformat())],
+        cwd=ROOT, env={"CONTRAIL_HOME": str(home.home), "PATH": "/usr/bin:/bin"}, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert len(journal(home)) == 1
+    assert leg(tail) == before
+    with LivePush(home):
+        after = leg(tail)
+    assert after["event_us"] == int(departed["known_at"].timestamp() * 1_000_000)
+    assert (after["aircraft_leg_stage"], after["aircraft_leg_departure_delay_minutes"]) == (
+        1,
+        departed["delay_minutes"],
+    )
+
+
+def test_what_could_not_be_written_is_written_by_the_next_call(whole, home, leg, monkeypatch):
+    departed, _, tail = leg_of(whole)
+
+    def locked(_self: OnlinePush, _rows: object) -> int:
+        raise OnlineError("the online store is locked by another writer: try again")
+
+    with LivePush(home) as live:
+        with monkeypatch.context() as patch:
+            patch.setattr(OnlinePush, "write", locked)
+            with pytest.raises(OnlineError, match="locked"):
+                live.push([departed])
+            with pytest.raises(OnlineError, match="locked"):
+                live.close(CUT)
+        again = live.push([departed])
+        assert (again.accepted, again.repeated, [view.view for view in again.views]) == (
+            0,
+            1,
+            ["aircraft_leg"],
+        )
+        assert leg(tail)["aircraft_leg_departure_delay_minutes"] == departed["delay_minutes"]
+        assert live.close(CUT).views
+
+
+def test_when_the_daily_file_has_come_it_is_what_counts(whole, home):
+    hour = CUT + 4 * QUARTER
+    reports = whole.reports(CUT, hour)
+    with LivePush(home) as live:
+        push_all(live, reports)
+        live.close(hour - MICROSECOND)
+        lake = Lake(home.lake_root)
+        for feed in FEEDS:
+            rows = whole.con.execute(
+                f"SELECT * EXCLUDE ({WRITTEN_AT}, {RUN_ID}) FROM {whole.scan(f'raw/{feed}')} "
+                f"WHERE known_at >= {utc_literal(CUT)} AND known_at < {utc_literal(END)}"
+            ).to_arrow_table()
+            extra = {ACCEPTED_UNTIL: END.isoformat()}
+            lake.append(f"raw/{feed}", rows, Commit(f"raw/{feed}", "daily", ("sha256:00",), extra=extra))
+        done = live.push([row for feed, row in reports if feed == "flight_events"])
+        assert (done.accepted, done.repeated) == (0, sum(feed == "flight_events" for feed, _ in reports))
+        # The next instants are made of the file.
+        live.close(END - MICROSECOND)
+    assert Online(home).differences(whole, END - MICROSECOND) == []
+
+
+def test_the_command_pushes_lines_and_says_what_became_of_them(whole, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONTRAIL_HOME", str(home.home))
+    departed, arrived, _ = leg_of(whole)
+    lines = [json.dumps(row, default=lambda value: value.isoformat()) for row in (departed, arrived)]
+    events = tmp_path / "events.jsonl"
+    events.write_text("\n".join(lines) + "\n")
+    code = command.main(
+        str(events), feed="flight_events", close="2013-01-21T16:00Z", follow=False, as_json=True
+    )
+    printed = capsys.readouterr().out
+    pushed, closed = (json.loads(part) for part in re.split(r"(?m)(?<=^\})\n(?=\{)", printed))
+    assert code == 0
+    assert (pushed["accepted"], pushed["refused"]) == (2, [])
+    assert [view["view"] for view in pushed["views"]] == ["aircraft_leg"]
+    assert closed["instant"] == "2013-01-21T16:00:00+00:00"
+    assert {"network_state", "aircraft_leg"} <= {view["view"] for view in closed["views"]}
+
+    stream = tmp_path / "stream.jsonl"
+    stream.write_text(f"{lines[0]}\n\n{{oops\nclose 2013-01-21T16:15Z\n")
+    code = command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
+    said = capsys.readouterr().out
+    assert code == 3
+    assert "flight_events: 0 taken, 1 known already, 1 refused" in said.replace("\n", " ")
+    assert "refused: the event is no JSON" in said
+    assert "Closed 2013-01-21 16:15Z" in said
+    assert "network_state" in said
