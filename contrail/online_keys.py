@@ -49,7 +49,10 @@ class EntityKeys:
             for at in numbers:
                 if type(values[at]) is not int:  # to a dictionary 1, 1.0 and True are one key
                     values = self._plain(values)
-            place = known.get(values)
+            try:
+                place = known.get(values)
+            except TypeError:  # a list, say, which no key is
+                place = known.get(self._plain(values))
             if place is None:
                 key = self._key(values)
                 place = known[values] = -1 if key is None else len(keys)
