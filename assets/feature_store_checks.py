@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import dagster as dg
+from pydantic import Field
 
 from contrail import view_freshness
 from contrail.settings import Settings
@@ -37,8 +38,7 @@ FRESHNESS_SCHEMA = dg.TableSchema(
 class ParityConfig(dg.Config):
     """How much is compared."""
 
-    sample: int = 200
-    """Entities per feature view."""
+    sample: int = Field(default=200, ge=1, description="Entities per feature view.")
 
 
 def build(settings: Settings) -> list[dg.AssetChecksDefinition]:

@@ -228,6 +228,8 @@ def offline_rows(
     con: duckdb.DuckDBPyConnection, view: JoinView, entities: Sequence[Mapping[str, Any]], *, now: datetime
 ) -> list[OfflineRow]:
     """The row of each entity that counts at `now`, by the join that training and scoring use."""
+    if not entities:
+        return []
     spine = pa.table(
         {key: pa.array([entity[key] for entity in entities]) for key in view.keys}
         | {

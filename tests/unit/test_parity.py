@@ -221,3 +221,4 @@ def test_offline_rows_are_those_of_the_join(con: duckdb.DuckDBPyConnection) -> N
         OfflineRow(None, {"cost": None}),
         OfflineRow(None, {"cost": None}),
     ]
+    assert parity.offline_rows(con, VIEW, [], now=NOW) == []
