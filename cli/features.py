@@ -11,7 +11,9 @@ from cli import features_docs
 from cli.output import Failure
 
 app = typer.Typer(
-    name="features", help="Features: one entity's values as they are served.", no_args_is_help=True
+    name="features",
+    help="Features: what they mean, who uses them, and one entity's values as they are served.",
+    no_args_is_help=True,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -19,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 @app.callback()
 def features() -> None:
-    """Features: one entity's values as they are served."""
+    """Features: what they mean, who uses them, and one entity's values as they are served."""
 
 
 @app.command()
