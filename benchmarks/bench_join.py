@@ -28,7 +28,7 @@ from benchmarks.measuring import MB, heading, median, table, verdict, worker
 from contrail.clock import pin_utc
 from contrail.commits import file_sha256
 from contrail.fingerprint import row_fingerprint
-from contrail.shards import memory_bytes
+from contrail.shards import BYTES_PER_ROW, memory_bytes
 
 FEAST, DASK = "peer: Feast's DuckDB store, to pandas", "peer: Feast's Dask store, to pandas"
 RAW, RAW_ORDERED = "raw ASOF to Arrow", "raw ASOF with ORDER BY to Arrow"
@@ -41,7 +41,7 @@ MOST_FEAST, MOST_DASK = 1_000_000, 500
 LONG = 3_000_000
 THREADS = 2
 SMALL_MEMORY = "200MB"
-STREAM_MEMORY = "1GB"
+LOW_MEMORY = "1GB"
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,23 @@ def _memory(folder: Path, features: int, sizes: list[int]) -> None:
     few, many = sizes[-2:] if len(sizes) > 1 else (sizes[0], sizes[0])
     if many // 10 in sizes:
         few = many // 10
-    print(f"\nmemory, {features} features, streamed with memory_limit {STREAM_MEMORY}")
-    said = {rows: _run(folder, Cell(STREAM, rows, features, STREAM_MEMORY)) for rows in (few, many)}
+    print(f"\nmemory, {features} features, memory_limit {LOW_MEMORY}")
+    said = {
+        (variant, rows): _run(folder, Cell(variant, rows, features, LOW_MEMORY))
+        for variant in (STREAM, SHARDS)
+        for rows in (few, many)
+    }
     table(
         [
-            {"entity rows": rows, "CPU s": one["cpu"], "peak MB": round(one["peak_mb"]),
+            {"variant": variant, "entity rows": rows, "CPU s": one["cpu"], "peak MB": round(one["peak_mb"]),
              "of it the frame": round(one["frame_mb"])}
-            for rows, one in said.items()
+            for (variant, rows), one in said.items()
         ]
     )  # fmt: skip
-    limit = (memory_bytes(STREAM_MEMORY) + memory_bytes("1GB")) / MB + said[many]["frame_mb"]
-    verdict(f"peak at {many:,} rows, setting + frame + 1 GB", said[many]["peak_mb"], round(limit), unit=" MB")
+    limit = (memory_bytes(LOW_MEMORY) + memory_bytes("1GB")) / MB + said[STREAM, many]["frame_mb"]
+    for variant in (STREAM, SHARDS):
+        peak = said[variant, many]["peak_mb"]
+        verdict(f"{variant}, {many:,} rows: peak, of setting + frame + 1 GB", peak, round(limit), unit=" MB")
     whole = _run(folder, Cell(ARROW, few, features), fingerprint=True)
     split = _run(folder, Cell(ARROW, few, features, SMALL_MEMORY), fingerprint=True)
     print(
@@ -244,7 +250,8 @@ def _sharded(folder: Path, cell: Cell) -> Callable[[], Any]:
     from contrail.shards import Means
 
     lake = Lake(folder / "lake")
-    means = Means("local", 1, THREADS, cell.memory, 1_000_000, folder / "spill")
+    shard_rows = min(1_000_000, memory_bytes(cell.memory) // BYTES_PER_ROW)
+    means = Means("local", 1, THREADS, cell.memory, shard_rows, folder / "spill")
     path = join_world.entities(folder, cell.rows)
     spec = join_spec(
         lake_root=lake.root,
