@@ -7,11 +7,13 @@ feature is made (features/) or how a row is stored (contrail/).
 
 from __future__ import annotations
 
+import fcntl
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
 
@@ -96,7 +98,7 @@ class LivePush:
         """Open sessions and store, load what the lake holds, and make up for what was pushed and is not in it yet.
 
         Raises:
-            LakeError, PushError: the graph has not run in this home.
+            LakeError, PushError: the graph has not run in this home, or another process pushes into it.
             OnlineError: the online store is missing, out of reach or locked.
         """
         self._lake = Lake(settings.lake_root)
@@ -113,6 +115,7 @@ class LivePush:
         }
         self._behind: datetime | None = None
         with ExitStack() as opened:
+            opened.enter_context(_only_one(settings.home / "push.lock"))
             self._con = opened.enter_context(
                 duck.connect(
                     threads=settings.threads,
@@ -292,6 +295,23 @@ class LivePush:
         changed = self._online[table.name].write(newest)
         last = max(newest[KNOWN_AT].to_pylist(), default=None)
         return ViewWritten(table.name, newest.num_rows, changed, last, perf_counter() - start)
+
+
+@contextmanager
+def _only_one(path: Path) -> Generator[None]:
+    """A lock that ends with the process: two who know different events would write over each other.
+
+    Raises:
+        PushError: another process holds it.
+    """
+    with path.open("a", encoding="utf-8") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PushError(
+                f"another process pushes into {path.parent}: send the events to it, or stop it"
+            ) from error
+        yield
 
 
 def has_instant(table: FeatureTable, after: datetime, until: datetime) -> bool:

@@ -148,12 +148,12 @@ def test_events_that_come_late_and_out_of_order_end_at_the_same_values(whole, ho
     with LivePush(home) as live:
         push_all(live, reports[:half])
         live.close(CUT + 2 * QUARTER)
-        assert online.differences(whole, CUT + 2 * QUARTER, times=False)
+        assert online.differences(whole, CUT + 2 * QUARTER)
         # A view on a grid changes at once when an event belongs before an instant that is closed.
         done = live.push([row for feed, row in reports[half:] if feed == "flight_events"])
         assert {"network_state", "dest_state", "aircraft_leg"} <= {view.view for view in done.views}
         push_all(live, reports[half:])
-        assert online.differences(whole, CUT + 2 * QUARTER, times=False) == []
+        assert online.differences(whole, CUT + 2 * QUARTER) == []
 
 
 def leg_of(whole: Whole) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -267,6 +267,14 @@ def test_what_was_journalled_and_not_written_is_written_at_the_next_start(whole,
         1,
         departed["delay_minutes"],
     )
+
+
+def test_two_do_not_push_into_one_home(home):
+    with (
+        LivePush(home),
+        pytest.raises(PushError, match="another process pushes into .*home: send the events to it"),
+    ):
+        LivePush(home)
 
 
 def test_what_could_not_be_written_is_written_by_the_next_call(whole, home, leg, monkeypatch):

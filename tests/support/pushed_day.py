@@ -75,7 +75,7 @@ class Online:
             table.name: online_view(store.config, store.get_feature_view(table.name)) for table in TABLES
         }
 
-    def differences(self, whole: Whole, at: datetime, *, times: bool = True) -> list[str]:
+    def differences(self, whole: Whole, at: datetime) -> list[str]:
         """Per view and entity what is not as the finished tables say for `at`, bit by bit; with their known-at times."""
         found: list[str] = []
         for name, view in self._views.items():
@@ -86,7 +86,7 @@ class Online:
             for row, event_us, values in zip(expected, stored.event_us, stored.values, strict=True):
                 wanted = [_utc(row[feature]) for feature in view.features]
                 known = int(row["known_at"].timestamp() * 1_000_000)
-                if repr(values) != repr(wanted) or (times and event_us != known):
+                if repr(values) != repr(wanted) or event_us != known:
                     found.append(
                         f"{name} {[row[key] for key in view.keys]}: {event_us} {values}, not {known} {wanted}"
                     )

@@ -69,13 +69,16 @@ def test_the_same_row_again_changes_nothing(shop: Shop) -> None:
     assert shop.push() == 0
 
 
-def test_a_newest_value_without_an_instant_of_its_own_stands_under_the_stored_one(shop: Shop) -> None:
-    """What was written for T0 is no longer so: of all that is known now, the newest row is an hour older."""
-    shop.push(("a", 1, T0, T0, 2.5))
+def test_the_newest_row_takes_the_place_of_one_that_is_no_longer_so(shop: Shop) -> None:
+    """Of all that is known now, nothing happened at T0: the newest row is an hour older."""
+    shop.push(("a", 1, T0, T0, 2.5), ("b", 1, T0, T0, 3.0))
     assert shop.push(("a", 1, T0 - HOUR, T0 - HOUR, 7.0)) == 1
-    assert shop.price() == 7.0
-    assert shop.event_us() == int(T0.timestamp()) * 1_000_000
+    assert (shop.price(), shop.price("b")) == (7.0, 3.0)
+    assert shop.event_us() == int((T0 - HOUR).timestamp()) * 1_000_000
+    assert shop.event_us("b") == int(T0.timestamp()) * 1_000_000
     assert shop.push(("a", 1, T0 - HOUR, T0 - HOUR, 7.0)) == 0
+    assert shop.push(("a", 1, T0, T0, 2.5)) == 1
+    assert shop.price() == 2.5
 
 
 def test_what_the_table_says_later_wins_where_it_differs(shop: Shop) -> None:
