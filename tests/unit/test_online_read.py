@@ -323,7 +323,9 @@ def test_the_registry_is_read_when_made_and_on_refresh_only(
         FeatureService(name="few", features=[another.get_feature_view("shops")[["shops_int64"]], more])
     )
     with monkeypatch.context() as patched:
-        patched.setattr(type(store.registry), "_get_registry_proto", None)  # any use of the registry fails
+        patched.setattr(type(store.registry), "_get_registry_proto", None)
+        with pytest.raises(TypeError):  # what any use of the registry comes to now
+            store.get_feature_service("few")
         assert reader.read([entity], now=NOW).columns() == before
         assert reader.keys == {"shop": "STRING"}
     reader.refresh()
