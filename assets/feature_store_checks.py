@@ -25,6 +25,9 @@ FRESHNESS_SCHEMA = dg.TableSchema(
         dg.TableColumn("built until", "string", "From the commit of the view's table."),
         dg.TableColumn("behind h", "float", "Hours behind what the complete feeds allow to be built."),
         dg.TableColumn("behind now h", "float", "Hours behind the clock's now."),
+        dg.TableColumn(
+            "unread sources", "string", "Sources with a newer version than the table was built from."
+        ),
         dg.TableColumn("online until", "string", "What was known until then is online."),
         dg.TableColumn("online version", "int", "The table's version that was copied."),
         dg.TableColumn("newest row", "string", "Known-at time of the newest row."),
@@ -100,6 +103,7 @@ def _cells(view: ViewFreshness) -> Iterator[tuple[str, str | float | int | bool 
     yield "built until", _instant(facts.built_until)
     yield "behind h", _hours(view.lag)
     yield "behind now h", _hours(view.lag_to_now)
+    yield "unread sources", ", ".join(facts.unread)
     yield "online until", _instant(None if online is None else online.until)
     yield "online version", None if online is None else online.version
     yield "newest row", _instant(facts.newest_known_at)

@@ -147,6 +147,7 @@ def _view_record(view: ViewFreshness) -> dict[str, Any]:
         "built until": facts.built_until,
         "behind h": _hours(view.lag),
         "behind now h": _hours(view.lag_to_now),
+        "unread sources": list(facts.unread),
         "online version": None if online is None else online.version,
         "online until": None if online is None else online.until,
         "newest row": facts.newest_known_at,

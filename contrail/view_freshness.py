@@ -23,7 +23,7 @@ State: TypeAlias = Literal["fresh", "behind", "online copy behind", "source ende
 
 STATES: Mapping[State, str] = {
     "fresh": "built as far as the feeds are complete, and online",
-    "behind": "the feeds are complete further than the table is built: a run mends it",
+    "behind": "its sources hold more than the table was built from: a run mends it",
     "online copy behind": "the table is built, the online store holds an earlier version: materialising mends it",
     "source ended": "built and online, but no row is young enough to answer: only a newer delivery mends it",
     "never built": "there is no table yet: a run makes it",
@@ -37,6 +37,7 @@ class ViewRules:
     Attributes:
         view: its name.
         table: the lake table it reads, ``stage/name``.
+        sources: the tables it is made of.
         keys: key columns of the table.
         max_age: the age up to which a row answers a question.
         has_priors: whether a declared prior stands where no row answers; otherwise null does.
@@ -44,6 +45,7 @@ class ViewRules:
 
     view: str
     table: str
+    sources: tuple[str, ...]
     keys: tuple[str, ...]
     max_age: timedelta
     has_priors: bool
@@ -64,6 +66,7 @@ class ViewFacts:
     Attributes:
         version: the table's newest version; None while there is no table.
         built_until: exclusive end of what was built, from the table's commits.
+        unread: sources of which a newer version is there than the newest commit read: corrections, for instance.
         newest_known_at: known-at time of the newest row that is known at that instant; None without rows.
         entities: keys that have ever had a row; counted only where no prior stands in, else None.
         entities_answering: those whose newest row is within max age.
@@ -72,6 +75,7 @@ class ViewFacts:
 
     version: int | None
     built_until: datetime | None
+    unread: tuple[str, ...]
     newest_known_at: datetime | None
     entities: int | None
     entities_answering: int | None
@@ -113,7 +117,7 @@ def judge(
     state: State = "fresh"
     if built is None:
         state = "never built"
-    elif built < due:
+    elif built < due or facts.unread:
         state = "behind"
     elif online is None or online.version != facts.version or online.until < built:
         state = "online copy behind"
@@ -134,6 +138,8 @@ def in_words(found: ViewFreshness) -> str:
     """One sentence for people; of a view that answers nothing also the newest row, its age and the consequence."""
     rules = found.rules
     said = f"{rules.view}: {STATES[found.state]}"
+    if found.facts.unread:
+        said += f" (there are newer versions of {', '.join(found.facts.unread)})"
     if not found.outside_max_age:
         return said
     gives = "its declared prior" if rules.has_priors else "null, flagged as outside max age"
@@ -176,7 +182,7 @@ def measure(
     Entities are counted only where null stands for what does not answer: there it is worth knowing how many.
     """
     if not lake.exists(rules.table):
-        return ViewFacts(None, None, None, None, None, online)
+        return ViewFacts(None, None, (), None, None, None, online)
     version = lake.version(rules.table)
     known = f"FROM {lake.scan(rules.table, version)} WHERE known_at <= {instant(now)} AND created_at <= {instant(now)}"
     newest, entities, answering = None, None, None
@@ -189,7 +195,13 @@ def measure(
             f"FROM (SELECT max(known_at) AS newest {known} GROUP BY {keys})"
         ).fetchone() or (None, 0, 0)
     built = incremental.built_until(lake, rules.table)
-    return ViewFacts(version, built, newest, entities, answering, online)
+    return ViewFacts(version, built, _unread(lake, rules), newest, entities, answering, online)
+
+
+def _unread(lake: Lake, rules: ViewRules) -> tuple[str, ...]:
+    read = [record.inputs for record in lake.commits(rules.table) if record.inputs]
+    known = [source for source in rules.sources if read and lake.exists(source)]
+    return tuple(source for source in known if lake.ref(source) not in read[-1])
 
 
 def all_views(

@@ -15,6 +15,7 @@ def view_rules() -> list[ViewRules]:
         ViewRules(
             view=table.name,
             table=f"feature/{table.name}",
+            sources=table.sources,
             keys=table.keys,
             max_age=table.max_age,
             has_priors=any(column.prior is not None for column in table.columns),

@@ -106,7 +106,7 @@ def test_what_is_not_fresh_warns_with_view_and_consequence(made: tuple[World, An
     assert {view["state"] for view in by_view.values()} == {"behind"}
     outside = {name for name, view in by_view.items() if view["outside max age"]}
     assert outside == {"station_weather"}
-    assert "station_weather: the feeds are complete further than the table is built" in (
+    assert "station_weather: its sources hold more than the table was built from" in (
         evaluation.description or ""
     )
     assert "7 h old, the max age is 6 h: every look-up gives null" in (evaluation.description or "")
@@ -136,7 +136,7 @@ def test_status_says_it_in_words_and_in_json(
     assert re.search(r"^  station_weather +behind +2013-03-07 18:00Z +7\.0 +7\.0 ", told, re.MULTILINE)
     assert "  ! station_weather: " in told
     assert "h old, the max age is 6 h: every look-up gives null, flagged as outside max age" in told
-    assert "  ! dest_state: the feeds are complete further than the table is built: a run mends it\n" in told
+    assert "  ! dest_state: its sources hold more than the table was built from: a run mends it\n" in told
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------

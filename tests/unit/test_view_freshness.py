@@ -29,10 +29,10 @@ NOW = datetime(2013, 6, 10, 7, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 STAMP = pa.timestamp("us", tz="UTC")
 
-RULES = ViewRules("levels", "feature/levels", ("shop",), 6 * HOUR, has_priors=False)
-GRID = ViewRules("counts", "feature/counts", ("shop",), 3 * DAY, has_priors=True)
+RULES = ViewRules("levels", "feature/levels", ("clean/sales",), ("shop",), 6 * HOUR, has_priors=False)
+GRID = ViewRules("counts", "feature/counts", ("clean/sales",), ("shop",), 3 * DAY, has_priors=True)
 FRESH = ViewFacts(
-    version=4, built_until=NOW, newest_known_at=NOW - HOUR, entities=3, entities_answering=3,
+    version=4, built_until=NOW, unread=(), newest_known_at=NOW - HOUR, entities=3, entities_answering=3,
     online=OnlineCopy(4, NOW),
 )  # fmt: skip
 
@@ -50,6 +50,7 @@ FRESH = ViewFacts(
         ),  # the feeds are behind
         ({"built_until": NOW - DAY}, NOW - HOUR, "behind"),
         ({"built_until": NOW - DAY}, None, "behind"),
+        ({"unread": ("clean/sales",)}, NOW, "behind"),  # a correction, for instance
         ({"online": None}, NOW, "online copy behind"),
         ({"online": OnlineCopy(3, NOW)}, NOW, "online copy behind"),
         ({"online": OnlineCopy(4, NOW - HOUR)}, NOW, "online copy behind"),
@@ -154,9 +155,27 @@ def test_a_table_is_read_as_known_now_and_its_commit_says_until_when(lake: Lake)
         levels = measure(lake, con, RULES, copies["levels"], NOW)
         counts = measure(lake, con, GRID, None, NOW)
         missing = measure(lake, con, replace(RULES, table="feature/nothing"), None, NOW)
-    assert levels == ViewFacts(2, NOW, NOW - HOUR, 3, 1, OnlineCopy(2, NOW))
-    assert counts == ViewFacts(2, NOW, NOW - HOUR, None, None, None)
-    assert missing == ViewFacts(None, None, None, None, None, None)
+    assert levels == ViewFacts(2, NOW, (), NOW - HOUR, 3, 1, OnlineCopy(2, NOW))
+    assert counts == ViewFacts(2, NOW, (), NOW - HOUR, None, None, None)
+    assert missing == ViewFacts(None, None, (), None, None, None, None)
+
+
+def test_a_source_that_has_moved_on_since_is_named(lake: Lake) -> None:
+    source = "clean/sales"
+    rows = pa.table({"sold": [1]})
+    lake.create(source, rows.schema)
+    lake.append(source, rows, Commit(source, "first", ()))
+    nothing = lake.schema("feature/levels").empty_table().select(["shop", "known_at", "created_at", "month"])
+    facts = {BUILT_UNTIL: NOW.isoformat()}
+    lake.append("feature/levels", nothing, Commit("feature/levels", "read", (lake.ref(source),), extra=facts))
+    with duck.connect() as con:
+        assert measure(lake, con, RULES, None, NOW).unread == ()
+        lake.append(source, rows, Commit(source, "corrected", ()))
+        found = measure(lake, con, RULES, None, NOW)
+    assert found.unread == (source,)
+    judged = judge(RULES, found, complete_until=NOW, now=NOW)
+    assert (judged.state, judged.lag) == ("behind", timedelta(0))
+    assert "a run mends it (there are newer versions of clean/sales)" in in_words(judged)
 
 
 def test_all_views_at_once(lake: Lake) -> None:
