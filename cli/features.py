@@ -50,7 +50,7 @@ def get(
 ) -> None:
     """Print one entity's online vector: every value with its view, status, known-at time and age.
 
-    Without the request columns (service_date and below) it prints what is stored, and says what they are needed for.
+    Without service_date and the scheduled_departure_… columns it prints what is stored, and says what else is needed.
 
     Example: contrail features get --entity carrier=UA --entity flight_number=259 --entity origin=EWR --entity dest=FLL
     --entity tail_number=N471UA --entity service_date=2014-01-02 --entity scheduled_departure_minute_local=1269
