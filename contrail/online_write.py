@@ -142,6 +142,8 @@ def materialize_view(
     source = join_view(store.config, feast_view, list(view.features), pins)
     delta_version = next(iter(pins.values()), None)
     with ExitStack() as stack:
+        # First of all: a store that is down or taken is told before anything is read.
+        writer = stack.enter_context(open_writer(store.config, view, exclusive=True))
         reading = con or stack.enter_context(closing(session(store.config)))
         stack.enter_context(_read_errors(view, delta_version))
         rows_sql = _rows_in(reading, source, view, start, now)
@@ -154,7 +156,6 @@ def materialize_view(
             delta_version=delta_version,
             buckets=buckets,
         )
-        writer = stack.enter_context(open_writer(store.config, view, exclusive=True))
         read = _LatestRows(reading, rows_sql, view, source, buckets, ordered=writer.ordered)
         done, resumed = _write(writer, read, job, batch_rows or max(1, BATCH_CELLS // len(view.features)))
         writer.settle()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 from deltalake import write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
@@ -16,7 +18,8 @@ from feast.repo_config import RepoConfig
 from feast.types import Bool, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from contrail.online_write import prepare_store
+from contrail import duck
+from contrail.online_write import Materialized, materialize_view, prepare_store
 
 T0 = datetime(2013, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -144,6 +147,22 @@ def shop(folder: Path, online: dict[str, Any], name: str = "ours", *views: Featu
     aisle = Entity(name="aisle", join_keys=["aisle"], value_type=ValueType.INT64)
     store.apply([shop_key, aisle, *wanted])
     return store
+
+
+@functools.cache
+def _session() -> duckdb.DuckDBPyConnection:
+    return duck.connect()
+
+
+def materialize(store: FeatureStore, now: datetime = T0, **options: Any) -> Materialized:
+    """Materialise the view, reading in one session for all tests: opening one takes longer than a test."""
+    return materialize_view(store, "prices", now=now, con=_session(), **options)
+
+
+def intervals(store: FeatureStore) -> list[tuple[datetime, datetime]]:
+    """What the registry says is materialised."""
+    store.refresh_registry()
+    return store.get_feature_view("prices").materialization_intervals
 
 
 def online(store: FeatureStore, refs: Sequence[str] = REFS) -> list[dict[str, Any]]:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from feast import FeatureStore
 from feast.types import Float64, Int32, String, UnixTimestamp
 
-from contrail import duck
 from contrail.asof_sources import AsofError
 from contrail.online_views import OnlineError, online_view
-from contrail.online_write import Materialized, materialize_view, open_writer, prepare_store
+from contrail.online_write import open_writer, prepare_store
 from tests.support import online_world as world
-from tests.support.online_world import HOUR, MAX_AGE, MICROSECOND, T0, append
+from tests.support.online_world import HOUR, MAX_AGE, MICROSECOND, T0, append, intervals, materialize
 
 KEY = ("a", 1)
 
@@ -36,21 +32,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], dic
 
 
 Place = Callable[[str], dict[str, Any]]
-
-
-@functools.cache
-def session() -> duckdb.DuckDBPyConnection:
-    """One for all tests: opening one takes longer than a test."""
-    return duck.connect()
-
-
-def materialize(store: FeatureStore, now: datetime = T0, **options: Any) -> Materialized:
-    return materialize_view(store, "prices", now=now, con=session(), **options)
-
-
-def intervals(store: FeatureStore) -> list[tuple[datetime, datetime]]:
-    store.refresh_registry()
-    return store.get_feature_view("prices").materialization_intervals
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Materialisation when things go wrong: killed, locked out, the server gone, hung, or emptied. Nothing is lost."""
+"""Materialisation when it is killed, locked out, or has no store: nothing is lost, and the words say what to do."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from feast import FeatureStore
 
-from contrail import duck, online_stores, online_write_redis
-from contrail.online_stores import redis_address, redis_connection_string
+from contrail import online_stores, online_write_redis
+from contrail.online_stores import redis_address
 from contrail.online_views import OnlineError, online_view
-from contrail.online_write import Materialized, materialize_view, open_writer, prepare_store
+from contrail.online_write import open_writer, prepare_store
 from contrail.online_write_redis import RedisWriter
 from tests.support import online_world as world
 from tests.support.killed_writers import Killer, Scenario
-from tests.support.online_world import HOUR, MAX_AGE, T0, append
+from tests.support.online_world import HOUR, MAX_AGE, T0, append, intervals, materialize
 from tests.support.redis_server import RedisServer
 
 PARTS = {"bucket_keys": 2, "batch_rows": 1}  # six buckets, of two entities or so, one at a time
@@ -33,32 +32,10 @@ WHOLE = [(T0 - MAX_AGE, T0)]
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Any]:
-    with duck.connect() as con:
-        yield con
-
-
-@pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
     running = Killer()
     yield running
     running.close()
-
-
-@pytest.fixture
-def materialize(session: Any) -> Callable[..., Materialized]:
-    def run(store: FeatureStore, now: datetime = T0, **options: Any) -> Materialized:
-        return materialize_view(store, "prices", now=now, con=session, **options)
-
-    return run
-
-
-Materialize = Callable[..., Materialized]
-
-
-def intervals(store: FeatureStore) -> list[tuple[datetime, datetime]]:
-    store.refresh_registry()
-    return store.get_feature_view("prices").materialization_intervals
 
 
 @pytest.fixture
@@ -77,7 +54,7 @@ def scenario(store: FeatureStore, function: str, call: int, **more: Any) -> Scen
 
 
 def test_what_is_killed_is_completed_by_the_same_call(
-    rows: Path, redis_server: RedisServer, materialize: Materialize, killer: Killer
+    rows: Path, redis_server: RedisServer, killer: Killer
 ) -> None:
     """At a bucket's boundary; inside a batch; when all is written; when all is registered."""
     one_by_one = {
@@ -121,9 +98,7 @@ def test_what_is_killed_is_completed_by_the_same_call(
         assert (again.resumed, again.rows, again.rows_written) == (0, ENTITIES, 0), function
 
 
-def test_what_was_killed_begins_anew_over_a_newer_version(
-    rows: Path, materialize: Materialize, killer: Killer
-) -> None:
+def test_what_was_killed_begins_anew_over_a_newer_version(rows: Path, killer: Killer) -> None:
     store = world.shop(rows, world.sqlite(rows))
     killer.kill(scenario(store, f"{SQLITE}.finish", 4))
     append(rows, [("a", 1, T0, T0, 77.0)])
@@ -133,9 +108,7 @@ def test_what_was_killed_begins_anew_over_a_newer_version(
     assert world.prices(store)["a", 1] == 77.0
 
 
-def test_a_view_that_was_deleted_in_between_is_written_whole(
-    rows: Path, materialize: Materialize, killer: Killer
-) -> None:
+def test_a_view_that_was_deleted_in_between_is_written_whole(rows: Path, killer: Killer) -> None:
     store = world.shop(rows, world.sqlite(rows))
     killer.kill(scenario(store, f"{SQLITE}.finish", 4))
     view = store.get_feature_view("prices")
@@ -171,9 +144,7 @@ WRITES = "import sqlite3, sys; con = sqlite3.connect(sys.argv[1]); con.execute('
 LOCKS = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)"
 
 
-def test_a_file_that_another_process_locks_is_said(
-    rows: Path, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_another_process_locks_is_said(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = world.shop(rows, world.sqlite(rows))
     materialize(store, T0 - HOUR)
     before = world.prices(store)
@@ -190,7 +161,7 @@ def test_a_file_that_another_process_locks_is_said(
 
 
 def test_one_process_at_a_time_materialises_a_view_into_a_file(
-    rows: Path, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
+    rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = world.shop(rows, world.sqlite(rows))
     monkeypatch.setattr(online_stores, "LOCK_SECONDS", 0.2)
@@ -204,7 +175,7 @@ def test_one_process_at_a_time_materialises_a_view_into_a_file(
 
 
 def test_one_process_at_a_time_materialises_a_view_into_redis(
-    rows: Path, redis_server: RedisServer, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
+    rows: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = world.shop(rows, world.redis(redis_server.address))
     view = online_view(store.config, store.get_feature_view("prices"))
@@ -231,7 +202,6 @@ def test_one_process_at_a_time_materialises_a_view_into_redis(
 def test_a_lock_in_redis_ends_with_its_lease_or_an_error(
     rows: Path,
     redis_server: RedisServer,
-    materialize: Materialize,
     monkeypatch: pytest.MonkeyPatch,
     killer: Killer,
 ) -> None:
@@ -248,7 +218,7 @@ def test_a_lock_in_redis_ends_with_its_lease_or_an_error(
 # --- no store --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_or_table_is_said(rows: Path, materialize: Materialize) -> None:
+def test_a_missing_file_or_table_is_said(rows: Path) -> None:
     store = world.shop(rows, world.sqlite(rows))
     with sqlite3.connect(rows / "online.db") as con:
         con.execute("DROP TABLE test_prices")
@@ -282,167 +252,3 @@ def test_another_kind_of_store_is_said(rows: Path) -> None:
         redis_address(world.config(rows, world.sqlite(rows)))
     with pytest.raises(OnlineError, match="is redis, not a SQLite file"):
         online_stores.store_path(world.config(rows, world.redis("host:1")))
-
-
-# --- Redis is not what it was ----------------------------------------------------------------------------------------
-
-
-def test_a_redis_that_is_down_is_said_at_once(
-    rows: Path, own_redis: RedisServer, materialize: Materialize
-) -> None:
-    store = world.shop(rows, world.redis(own_redis.address))
-    own_redis.stop()
-    began = time.monotonic()
-    with pytest.raises(
-        OnlineError, match=rf"redis {own_redis.address}/0 cannot be reached .*is it running\?"
-    ):
-        materialize(store)
-    assert time.monotonic() - began < 1
-    assert intervals(store) == []
-    own_redis.start()
-    assert materialize(store).rows_written == ENTITIES
-    assert world.prices(store) == world.offline_prices(store, T0)
-
-
-def test_a_redis_that_hangs_is_said_in_time(
-    rows: Path, own_redis: RedisServer, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = world.shop(rows, world.redis(own_redis.address, 0, "socket_timeout=0.3"))
-    whole = RedisWriter.begin
-
-    def begin(writer: RedisWriter, number: int) -> None:
-        whole(writer, number)
-        if number == 2:
-            own_redis.hang()
-
-    monkeypatch.setattr(RedisWriter, "begin", begin)
-    monkeypatch.setattr(online_write_redis, "LEASE_SECONDS", 0.5)
-    for _ in range(2):  # in the middle, and from the beginning
-        began = time.monotonic()
-        with pytest.raises(OnlineError, match="does not answer .* hung or out of reach"):
-            materialize(store, **PARTS)
-        assert time.monotonic() - began < 2
-    assert intervals(store) == []
-    own_redis.go_on()
-    monkeypatch.undo()
-    done = materialize(store, **PARTS)
-    assert (done.resumed, done.rows) == (2, ENTITIES)
-    assert world.prices(store) == world.offline_prices(store, T0)
-
-
-def test_a_redis_that_restarts_empty_is_filled_again(
-    rows: Path, own_redis: RedisServer, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = world.shop(rows, world.redis(own_redis.address))
-    whole = RedisWriter.begin
-
-    def begin(writer: RedisWriter, number: int) -> None:
-        if number == 3:
-            own_redis.stop()
-        whole(writer, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RedisWriter, "begin", begin)
-        with pytest.raises(OnlineError, match="cannot be reached"):
-            materialize(store, **PARTS)
-    for _ in range(2):  # what was begun, and what was complete
-        own_redis.stop()
-        own_redis.start()
-        store = FeatureStore(config=store.config)
-        done = materialize(store, **PARTS)
-        assert (done.resumed, done.rows_written) == (0, ENTITIES)
-        assert world.prices(store) == world.offline_prices(store, T0)
-        assert intervals(store) == WHOLE
-
-
-@pytest.mark.parametrize("moment", ["between buckets", "inside a bucket"])
-def test_a_redis_that_is_emptied_meanwhile_is_filled_nevertheless(
-    rows: Path,
-    redis_server: RedisServer,
-    materialize: Materialize,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-) -> None:
-    store = world.shop(rows, world.redis(redis_server.address))
-    whole, emptied = RedisWriter.begin, False
-
-    def begin(writer: RedisWriter, number: int) -> None:
-        nonlocal emptied
-        if moment == "inside a bucket":
-            whole(writer, number)
-        if number == 3 and not emptied:
-            redis_server.client.flushall()
-            emptied = True
-        if moment == "between buckets":
-            whole(writer, number)
-
-    monkeypatch.setattr(RedisWriter, "begin", begin)
-    assert materialize(store, **PARTS).rows == ENTITIES
-    assert emptied
-    assert world.prices(store) == world.offline_prices(store, T0)
-
-
-def test_a_redis_that_keeps_being_emptied_is_said(
-    rows: Path, redis_server: RedisServer, materialize: Materialize, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = world.shop(rows, world.redis(redis_server.address))
-    whole = RedisWriter.begin
-
-    def begin(writer: RedisWriter, number: int) -> None:
-        redis_server.client.flushall()
-        whole(writer, number)
-
-    monkeypatch.setattr(RedisWriter, "begin", begin)
-    with pytest.raises(OnlineError, match="does not stay there; is the store being emptied"):
-        materialize(store, **PARTS)
-    assert intervals(store) == []
-
-
-def test_a_password_is_used_and_never_shown(
-    rows: Path, own_redis: RedisServer, materialize: Materialize
-) -> None:
-    secret = 'p,a=s$HOME"ü 1'
-    own_redis.client.config_set("requirepass", secret)
-    url = f"redis://:p%2Ca%3Ds%24HOME%22%C3%BC%201@{own_redis.address}/2"
-    online = {"type": "redis", "connection_string": redis_connection_string(url)}
-    store = world.shop(rows, online)
-    assert materialize(store).rows_written == ENTITIES
-    assert world.prices(store) == world.offline_prices(store, T0)
-    address = redis_address(store.config)
-    assert address.options["password"] == secret
-    assert secret not in f"{address} {address!r}"
-    online["connection_string"] = online["connection_string"].replace("ü", "u").replace("u00fc", "u0075")
-    wrong = FeatureStore(config=world.config(rows, online))
-    with pytest.raises(OnlineError, match="refuses the password") as caught:
-        materialize(wrong)
-    assert "HOME" not in str(caught.value)
-
-
-def test_entities_of_redis_end_when_its_configuration_says(
-    rows: Path, redis_server: RedisServer, materialize: Materialize
-) -> None:
-    store = world.shop(rows, world.redis(redis_server.address) | {"key_ttl_seconds": 1000})
-    materialize(store)
-    client = redis_server.client
-    assert all(0 < client.ttl(key) <= 1000 for key in client.keys("*"))
-    assert client.dbsize() == ENTITIES
-
-
-def test_features_with_the_same_field_in_redis_are_refused(rows: Path, redis_server: RedisServer) -> None:
-    from feast.types import Float64
-
-    from contrail.online_layout import redis_field
-
-    seen: dict[bytes, str] = {}
-    for number in range(2**20):
-        name = f"f{number}"
-        other = seen.setdefault(redis_field("prices", name), name)
-        if other != name:
-            break
-    else:
-        pytest.fail("no two names with the same hash")
-    online = world.redis(redis_server.address)
-    views = [world.view(rows, {other: Float64, name: Float64})]
-    with pytest.raises(OnlineError, match=f"features prices:{other} and prices:{name} have the same field"):
-        prepare_store(world.config(rows, online), views)
-    prepare_store(world.config(rows, world.sqlite(rows)), views)
