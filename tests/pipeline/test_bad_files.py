@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from contrail import landing
+from contrail import duck, incremental, landing
+from features.state import STATE_GRID
+from features.tables import FEATURE_TABLES
 from tests.support import bad_files
 from tests.support.whole_graph import Home, all_succeeded, days, part_of_package
 
@@ -24,6 +26,10 @@ DAILY = ("flight_schedules", "aircraft_assignments", "flight_events", "weather")
 CORRECTED_DAY, MISTYPED_DAY = "2013-03-06", "2013-03-08"
 # After the feeds' end, as the replacement of a file that was found bad would come.
 LATER = datetime(2013, 3, 11, 12, tzinfo=UTC)
+# A day with a blocked file is held back whole: once it is there, what was known then holds it too.
+BEFORE_HELD_BACK_DAYS = (
+    "known_at < TIMESTAMPTZ '2013-03-05 00:00:00Z' AND created_at < TIMESTAMPTZ '2013-03-11 12:00:00Z'"
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ BLOCKED_DAYS = {bad.day for bad in BAD.values()}
 GOOD_DAYS = [day for day in ALL_DAYS if day not in BLOCKED_DAYS]
 
 
+KNOWN_WHEN_MENDED = f"created_at <= TIMESTAMPTZ '{LATER.isoformat()}' AND known_at < TIMESTAMPTZ '{LAST + timedelta(days=1)} 07:00:00Z'"
+
+
 class World:
     """The home as it was left by each of the three runs, with what was there before."""
 
@@ -130,7 +139,7 @@ def spoiled(world) -> World:
     """After the first run."""
     world.reports = world.home.run_to_features()
     world.status = world.home.status()
-    world.before = world.home.content("raw", "clean", "feature")
+    world.before = world.home.content("feature", where=BEFORE_HELD_BACK_DAYS)
     return world
 
 
@@ -263,6 +272,7 @@ def mended(spoiled) -> World:
     bad_files.deliver_rows(root, first, spoiled.second, LATER)
     spoiled.reports = spoiled.home.run_to_features()
     spoiled.status = spoiled.home.status()
+    spoiled.mended = spoiled.home.content("feature", where=KNOWN_WHEN_MENDED)
     return spoiled
 
 
@@ -334,14 +344,63 @@ def test_an_event_that_the_correction_lacks_is_gone_from_then_on(mended):
     assert not second["is_retracted"]  # the departure stays: what is retracted is its arrival
 
 
-def test_features_stay_as_they_were_and_status_says_so(mended):
-    assert mended.home.content("feature") == {
-        n: h for n, h in mended.before.items() if n.startswith("feature/")
-    }
+def test_features_show_what_came_later_from_its_delivery_on(mended):
+    """What was known before stays as it was, bit by bit; what came later stands beside it, as further versions."""
+    assert mended.home.content("feature", where=BEFORE_HELD_BACK_DAYS) == mended.before
+    known_then = f"created_at < TIMESTAMPTZ '{LATER.isoformat()}'"
+    for table in ("network_state", "dest_state", "flight_history", "aircraft_leg", "station_weather"):
+        later = mended.home.rows(
+            f"SELECT min(created_at) AS first, max(created_at) AS last, count(*) AS n, max(known_at) AS known "
+            f"FROM {{feature/{table}}} WHERE NOT {known_then}"
+        )[0]
+        assert (later["first"], later["last"]) == (LATER, LATER), table
+        assert later["n"] > 0
+        assert later["known"] < LATER
+
+
+def test_an_arrival_that_was_taken_back_no_longer_counts(mended):
+    """The network's mean delay of the quarter of an hour in which it counted, before and after the correction."""
+    known_at = datetime.fromisoformat(mended.correction.gone["known_at"])
+    instant = STATE_GRID.instant(STATE_GRID.number(known_at))
+    versions = mended.home.rows(
+        f"SELECT created_at, network_arrival_delay_mean_180min AS mean FROM {{feature/network_state}} "
+        f"WHERE known_at = TIMESTAMPTZ '{instant.isoformat()}' ORDER BY created_at"
+    )
+    assert [v["created_at"] for v in versions] == [instant, LATER]
+    assert versions[0]["mean"] != versions[1]["mean"]
+
+
+def assert_features_are_those_of_one_build(home: Home) -> None:
+    """Grown run by run with files late, replaced and corrected, every table equals one build over the clean rows."""
+    for name, table in FEATURE_TABLES.items():
+        stored = home.lake.scan(f"feature/{name}")
+        with duck.connect() as con:
+            incremental.pin(home.lake, con, {s.rpartition("/")[2]: s for s in table.sources})
+            until = incremental.built_until(home.lake, f"feature/{name}")
+            assert until is not None
+            whole = table.build(con, datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC), until)
+            con.execute(f"CREATE TEMP TABLE whole AS {whole.sql_query()}")
+            columns = ", ".join(table.column_names)
+            row = con.execute(
+                f"SELECT count(*) FROM ((SELECT {columns} FROM whole EXCEPT ALL SELECT {columns} FROM {stored}) "
+                f"UNION ALL (SELECT {columns} FROM {stored} EXCEPT ALL SELECT {columns} FROM whole))"
+            ).fetchone()
+        assert row == (0,), name
+
+
+def test_features_with_corrections_are_those_of_one_build(mended):
+    assert_features_are_those_of_one_build(mended.home)
+
+
+def test_status_names_the_corrected_file(mended):
     assert [c["file"] for c in mended.status.corrections] == [f"raw/flight_events:{CORRECTED_DAY}"]
     printed = mended.home.contrail("status")
-    assert "features keep what was known first" in printed
+    assert "features show them from their delivery on" in printed
     assert f"raw/flight_events:{CORRECTED_DAY}" in printed
+
+
+def test_the_data_clock_has_come_to_the_newest_delivery(mended):
+    assert mended.status.now == LATER
 
 
 # --- and the next day lands -----------------------------------------------------------------------------------------
@@ -367,17 +426,10 @@ def test_the_word_that_it_lacked_lets_the_second_file_through(next_day):
     )
 
 
-def test_what_came_late_counts_from_its_delivery(next_day):
-    """Also in features, which grow by a day: earlier rows stay, the aircraft assigned late are known from then on."""
-    built = f"known_at < TIMESTAMPTZ '{LAST + timedelta(days=1)} 07:00:00Z'"
-    before = {name: text for name, text in next_day.before.items() if name.startswith("feature/")}
-    assert next_day.home.content("feature", where=built) == before
-    assert (
-        next_day.home.value(
-            f"SELECT count(*) FROM {{feature/aircraft_leg}} WHERE known_at = TIMESTAMPTZ '{LATER.isoformat()}'"
-        )
-        > 100
-    )
+def test_features_grow_on_with_what_came_late(next_day):
+    """By a day: earlier versions stay, the late files count in the new rows, and a whole build gives the same."""
+    assert next_day.home.content("feature", where=KNOWN_WHEN_MENDED) == next_day.mended
+    assert_features_are_those_of_one_build(next_day.home)
 
 
 @pytest.mark.parametrize("table", DAILY)
