@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import mmh3
 import pyarrow as pa
 import pytest
 
@@ -29,6 +30,7 @@ from features.vectors import PRIORS
 from resources import parity
 from resources.feature_store import FeatureStoreResource
 from tests.support.invented_features import DEPARTURES, ENTITIES, NOW, SILENT, World, make
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,29 @@ def test_rows_pushed_ahead_of_the_tables_are_counted_and_not_compared(made: tupl
         parts[LATE_FLIGHT_2H.feature_service].note
         == "1 vectors hold rows that were pushed ahead of the tables"
     )
+
+
+def test_parity_over_redis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    monkeypatch.setenv("CONTRAIL_ONLINE_STORE", "redis")
+    monkeypatch.setenv("CONTRAIL_REDIS_URL", f"redis://127.0.0.1:{redis_server.port}/0")
+    world = make(tmp_path)
+    said = world.execute()[feature_store_checks.PARITY]
+    assert said.passed, said.description
+    feature = "carrier_origin_disrupted_share_24h"
+    field = struct.pack("<i", mmh3.hash(f"carrier_origin_state:{feature}", signed=True))
+    key = next(
+        key for key in sorted(redis_server.client.keys())
+        if len(redis_server.client.hget(key, field) or b"") > 1
+    )  # fmt: skip
+    value = redis_server.client.hget(key, field)
+    redis_server.client.hset(key, field, value[:1] + bytes([value[1] ^ 1]) + value[2:])
+    evaluation = world.parity()
+    assert not evaluation.passed
+    first = cells(evaluation, "mismatches_listed")[0]
+    assert (first["view"], first["column"]) == ("carrier_origin_state", feature)
+    assert re.fullmatch(r"carrier=carrier-\d+, origin=origin-\d+", first["entity"])
 
 
 def test_nothing_materialised_is_nothing_to_compare(tmp_path: Path) -> None:
