@@ -38,7 +38,7 @@ ANSWER_SECONDS = 0.25
 
 _PARAMETERS = 30_000  # SQLite takes 32,766 in one statement
 _CACHE = "PRAGMA cache_size = -16000"  # 16 MB; beyond 2 MB, the default, every page would be a system call
-_COMPOUNDS = 100  # it takes 500 SELECTs in one
+_COMPOUNDS = 500  # and so many SELECTs in one
 _COMMANDS = 500  # Redis commands in one write to the socket
 
 
@@ -248,7 +248,7 @@ class RedisFetch:
         return found
 
     def close(self) -> None:
-        self._client.close()
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _replies(self, commands: Sequence[bytes]) -> list[list[bytes | None]]:
         pool = self._client.connection_pool

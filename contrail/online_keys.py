@@ -44,8 +44,8 @@ class EntityKeys:
         for entity in entities:
             try:
                 values = values_of(entity)
-            except KeyError as error:
-                raise self._missing(entity, error.args[0]) from None
+            except KeyError:
+                raise self._missing(entity) from None
             for at in numbers:
                 if type(values[at]) is not int:  # to a dictionary 1, 1.0 and True are one key
                     values = self._plain(values)
@@ -70,10 +70,10 @@ class EntityKeys:
             types = ", ".join(f"{name} as {kind}" for name, kind, _, _ in self._parts)
             raise OnlineError(f"{values} are out of range as join keys of {self._views}: {types}") from error
 
-    def _missing(self, entity: Mapping[str, Any], name: str) -> OnlineError:
-        kind = next(kind for key, kind, _, _ in self._parts if key == name)
+    def _missing(self, entity: Mapping[str, Any]) -> OnlineError:
+        lacking = ", ".join(f"{name!r} ({kind})" for name, kind, _, _ in self._parts if name not in entity)
         return OnlineError(
-            f"the entity lacks {name!r} ({kind}), a join key of {self._views}; it has {', '.join(sorted(entity))}"
+            f"the entity lacks {lacking}, of the join key of {self._views}; it has {', '.join(sorted(entity))}"
         )
 
     def _plain(self, values: tuple[Any, ...]) -> tuple[Any, ...]:

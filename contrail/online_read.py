@@ -255,7 +255,7 @@ def _judged(
     event_us, values = stored
     answers: list[Sequence[Any]]
     if oldest is None or expired_values:
-        answers = [row or nothing for row in values]
+        answers = [nothing if row is None else row for row in values]
     else:
         answers = [
             row if row is not None and event is not None and event >= oldest else nothing

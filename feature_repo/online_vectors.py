@@ -43,9 +43,14 @@ class OnlineVectors:
     """Makes vectors of one feature service, which is resolved once; any number of threads may ask.
 
     Attributes:
-        reader: for its keys, its views, and `refresh`.
+        reader: what reads its stored rows; it knows the join keys.
         computed: the service's features that are computed with the request, in its order.
+        request_columns: what a request must hold beside the join keys: column -> SQL type; nothing where nothing is
+            computed.
     """
+
+    computed: tuple[str, ...]
+    request_columns: Mapping[str, str]
 
     def __init__(self, store: FeatureStore, service: str) -> None:
         """Resolve the service.
@@ -54,22 +59,27 @@ class OnlineVectors:
             OnlineError: it is not registered, or cannot be read.
         """
         self.reader = OnlineReader(store, service)
+        self._settle()
 
-    @property
-    def computed(self) -> tuple[str, ...]:
-        stored = {name for view in self.reader.service.views for name in view.outputs}
-        return tuple(name for name in self.reader.service.features if name not in stored)
+    def refresh(self) -> None:
+        """Read the registry again and resolve the service anew.
 
-    @property
-    def request_columns(self) -> Mapping[str, str]:
-        """What a request must hold beside the join keys: column -> SQL type; nothing where nothing is computed."""
-        if not self.computed:
-            return {}
-        return {
-            n: kind
-            for n, kind in REQUEST_COLUMNS.items()
-            if n not in self.reader.keys and n != DECISION_COLUMN
-        }
+        Raises:
+            OnlineError: it is no longer registered, or cannot be read; the old one stays.
+        """
+        self.reader.refresh()
+        self._settle()
+
+    def _settle(self) -> None:
+        service, keys = self.reader.service, self.reader.keys
+        stored = {name for view in service.views for name in view.outputs}
+        self.computed = tuple(name for name in service.features if name not in stored)
+        given = {*keys, DECISION_COLUMN}
+        self.request_columns = (
+            {name: kind for name, kind in REQUEST_COLUMNS.items() if name not in given}
+            if self.computed
+            else {}
+        )
 
     def read(
         self, requests: Sequence[Mapping[str, Any]], *, now: datetime, partial: bool = False

@@ -258,6 +258,21 @@ def test_more_keys_than_sqlite_takes_in_one_statement(fresh: Shop) -> None:
     reader.close()
 
 
+def test_one_entity_is_one_statement_with_the_answer_of_many(
+    filled: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled("sqlite")
+    store.apply(FeatureService(name="all", features=[store.get_feature_view(name) for name in world.VIEWS]))
+    reader = OnlineReader(store, "all")
+    entities = world.draw_entities(random.Random(3), 40)
+    one_by_one = [reader.read([entity], now=NOW).values(0) for entity in entities]
+    monkeypatch.setattr("contrail.online_fetch._COMPOUNDS", 0)
+    view_by_view = [reader.read([entity], now=NOW).values(0) for entity in entities]
+    together = reader.read(entities, now=NOW)
+    assert repr(one_by_one) == repr(view_by_view) == repr([together.values(at) for at in range(40)])
+    reader.close()
+
+
 def test_no_entities_no_rows(fresh: Shop) -> None:
     for kind in STORES:
         reader = OnlineReader(fresh(kind), "all")
@@ -340,13 +355,49 @@ def test_the_registry_is_read_when_made_and_on_refresh_only(
     reader.close()
 
 
+@pytest.mark.parametrize("kind", STORES)
+def test_reads_go_on_while_it_is_refreshed(filled: Shop, kind: str) -> None:
+    store = filled(kind)
+    store.apply(
+        FeatureService(
+            name="two", features=[store.get_feature_view("shops"), store.get_feature_view("chain")]
+        )
+    )
+    reader = OnlineReader(store, "two")
+    expected = repr(reader.read([{"shop": "a"}], now=NOW).columns())
+    done = threading.Event()
+    said: list[str] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                said.append(repr(reader.read([{"shop": "a"}], now=NOW).columns()))
+            except Exception as error:
+                said.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(15):
+        reader.refresh()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert set(said) == {expected}
+    assert len(said) > 15
+    reader.close()
+    assert repr(reader.read([{"shop": "a"}], now=NOW).columns()) == expected  # and after it was closed
+    reader.close()
+
+
 # --- what is wrong, in words -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("entity", "words"),
     [
-        ({"shop": "a", "shelf": 1}, "the entity lacks 'aisle' (INT64), a join key of aisles; it has shelf, shop"),
+        ({"shop": "a", "shelf": 1}, "the entity lacks 'aisle' (INT64), of the join key of aisles; it has shelf, shop"),
+        ({"shop": "a"}, "the entity lacks 'aisle' (INT64), of the join key of aisles; it has shop"),
         ({"shop": "a", "aisle": "1", "shelf": 1}, "aisle = '1' is of type str; as a join key of aisles it is INT64"),
         ({"shop": "a", "aisle": True, "shelf": 1}, "aisle = True is of type bool; as a join key of aisles it is INT64"),
         ({"shop": "a", "aisle": 1.0, "shelf": 1}, "aisle = 1.0 is of type float; as a join key of aisles it is INT64"),
