@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from feast.types import Float64, Int32, String, UnixTimestamp
 
 from contrail.asof_sources import AsofError
+from contrail.online_read import read_online
 from contrail.online_views import OnlineError, online_view
 from contrail.online_write import open_writer, prepare_store
 from tests.support import online_world as world
@@ -51,6 +53,37 @@ def test_feasts_clients_read_what_feast_would_have_written(tmp_path: Path, place
     assert Path(done.source) == (tmp_path / "prices").resolve()
     assert done.newest is not None
     assert T0 - HOUR < done.newest <= T0
+
+
+def test_our_own_reader_reads_what_offline_says_now(tmp_path: Path, place: Place) -> None:
+    append(tmp_path, world.random_rows(8))
+    store = world.shop(tmp_path, place("ours"))
+    materialize(store)
+    view = online_view(store.config, store.get_feature_view("prices"))
+    rows = read_online(store.config, [view], world.ENTITIES, now=T0)
+    frame = pa.Table.from_pylist([entity | {"event_timestamp": T0} for entity in world.ENTITIES])
+    offline = store.get_historical_features(frame, world.REFS).to_arrow().select(list(world.FIELDS))
+    whole_seconds = pa.timestamp("s", tz="UTC")  # what is kept of an instant online
+    since = pc.floor_temporal(offline["since"], unit="second").cast(whole_seconds)
+    offline = offline.set_column(offline.column_names.index("since"), "since", since)
+    assert [dict(row["prices"].values) for row in rows] == offline.to_pylist()
+
+
+def test_the_cells_in_a_file_are_feasts(tmp_path: Path) -> None:
+    """But for the fraction of a created time, which Feast cuts off."""
+    append(tmp_path, world.random_rows(9))
+    ours = world.shop(tmp_path, world.sqlite(tmp_path, "ours.db"))
+    feasts = world.shop(tmp_path, world.sqlite(tmp_path, "feasts.db"), "feasts")
+    materialize(ours)
+    feasts.materialize(T0 - MAX_AGE, T0, ["prices"])
+    cells = (
+        "SELECT entity_key, feature_name, value, event_ts, CAST(created_ts AS INTEGER) FROM test_prices "
+        "ORDER BY 1, 2"
+    )
+    with sqlite3.connect(tmp_path / "ours.db") as left, sqlite3.connect(tmp_path / "feasts.db") as right:
+        found = left.execute(cells).fetchall()
+        assert found == right.execute(cells).fetchall()
+    assert len(found) == 12 * len(world.FIELDS)
 
 
 def test_any_number_of_buckets_gives_the_same(tmp_path: Path, place: Place) -> None:
