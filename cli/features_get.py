@@ -165,11 +165,11 @@ def _served(vectors: OnlineVectors, vector: OnlineVector) -> list[Served]:
     from features.documentation import FEATURES
 
     served: list[Served] = []
-    service = vectors.reader.service
+    service, stored = vectors.reader.service, vector.views
     for feature in service.features:
         view = service.homes[feature]
         # A computed feature is as old as the stored row that went into it, and as little there.
-        rows = [vector.views[name] for name in service.sources.get(view, (view,))]
+        rows = [stored[name] for name in service.sources.get(view, (view,))]
         row = min(rows, key=lambda one: one.status == PRESENT, default=None)
         status = COMPUTED if row is None else row.status
         if feature in vector.not_computed:

@@ -111,6 +111,15 @@ class OnlineRows:
             found |= view.values(entity)
         return found
 
+    def newer_than_asked(self, entity: int) -> list[str]:
+        """The views whose row for this entity has its event time after `now`: what it says was not known then."""
+        now_us = (self.now - _EPOCH) // _MICROSECOND
+        return [
+            name
+            for name, view in self.views.items()
+            if (event_us := view.event_us[view.places[entity]]) is not None and event_us > now_us
+        ]
+
     def rows(self, entity: int) -> dict[str, OnlineRow]:
         """View -> row of the entity at this position."""
         return {name: view.row(entity, self.now) for name, view in self.views.items()}

@@ -6,13 +6,13 @@ The same functions as offline make it (`fill_priors_row`, `request_time_row`), o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from contrail.online_layout import OnlineError
-from contrail.online_read import OnlineReader, OnlineRow
+from contrail.online_read import OnlineReader, OnlineRow, OnlineRows
 from features.request_time import CATEGORICAL, LEG_COLUMNS, REQUEST_COLUMNS, RequestError, request_time_row
 from features.vectors import fill_priors_row
 
@@ -30,13 +30,18 @@ class OnlineVector:
 
     Attributes:
         features: feature -> value, in the service's order; without those of `not_computed`.
-        views: feature view -> its stored row, with status, known-at time and age.
         not_computed: the features that need request columns which the request has not.
     """
 
     features: Mapping[str, Any]
-    views: Mapping[str, OnlineRow]
-    not_computed: tuple[str, ...] = ()
+    not_computed: tuple[str, ...]
+    _answer: OnlineRows = field(repr=False, compare=False)
+    _position: int = field(repr=False, compare=False)
+
+    @property
+    def views(self) -> Mapping[str, OnlineRow]:
+        """Feature view -> its stored row, with status, known-at time and age; made when it is asked for."""
+        return self._answer.rows(self._position)
 
 
 class OnlineVectors:
@@ -99,25 +104,18 @@ class OnlineVectors:
         """
         asked = [{**CONSTANT_KEYS, DECISION_COLUMN: now, **request} for request in requests]
         answer = self.reader.read(asked, now=now)
-        return [
-            self._vector(request, answer.values(number), answer.rows(number), now, partial)
-            for number, request in enumerate(asked)
-        ]
+        return [self._vector(request, answer, number, partial) for number, request in enumerate(asked)]
 
     def _vector(
-        self,
-        request: Mapping[str, Any],
-        stored: Mapping[str, Any],
-        rows: Mapping[str, OnlineRow],
-        now: datetime,
-        partial: bool,
+        self, request: Mapping[str, Any], answer: OnlineRows, number: int, partial: bool
     ) -> OnlineVector:
-        for name, row in rows.items():
-            if row.event_at is not None and row.event_at > now:
-                raise OnlineError(
-                    f"the online copy of {name} holds a row known at {row.event_at.isoformat()}, after the instant "
-                    f"asked about, {now.isoformat()}; it keeps the newest row only: ask about that instant or later"
-                )
+        if newer := answer.newer_than_asked(number):
+            raise OnlineError(
+                f"the online copy of {newer[0]} holds a row known at "
+                f"{answer.rows(number)[newer[0]].event_at.isoformat()}, after the instant asked about, "
+                f"{answer.now.isoformat()}; it keeps the newest row only: ask about that instant or later"
+            )
+        stored = answer.values(number)
         values = fill_priors_row(stored)
         names = self.reader.service.features
         if self.computed:
@@ -128,8 +126,7 @@ class OnlineVectors:
                 if not partial or all(request.get(name) is not None for name in REQUEST_COLUMNS):
                     raise
                 values |= {name: request[name] for name in CATEGORICAL if request.get(name) is not None}
-        return OnlineVector(
-            {name: values[name] for name in names if name in values},
-            rows,
-            tuple(name for name in names if name not in values),
-        )
+                missing = tuple(name for name in names if name not in values)
+                there = {name: values[name] for name in names if name in values}
+                return OnlineVector(there, missing, answer, number)
+        return OnlineVector({name: values[name] for name in names}, (), answer, number)
