@@ -56,7 +56,7 @@ class Planted:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """A home in whose online store things are wrong."""
     world = make(tmp_path_factory.mktemp("planted"))
-    world.execute()
+    world.fill()
     feature = "origin_arrival_delay_mean_180min"
     key, value = world.cell("origin_state", feature)
     (number,) = struct.unpack("<d", value[1:])
@@ -214,7 +214,7 @@ def test_the_list_ends_at_twenty_and_says_how_many_more(planted: Planted) -> Non
 
 def test_rows_of_a_newer_version_online_are_compared_with_that_version(tmp_path: Path) -> None:
     world = make(tmp_path)
-    world.execute()
+    world.fill()
     table, column = "feature/station_weather", "weather_temp_f"
     with duck.connect() as con:
         row = con.sql(
@@ -269,7 +269,8 @@ def test_parity_over_redis(
     monkeypatch.setenv("CONTRAIL_ONLINE_STORE", "redis")
     monkeypatch.setenv("CONTRAIL_REDIS_URL", f"redis://127.0.0.1:{redis_server.port}/0")
     world = make(tmp_path)
-    said = world.execute()[feature_store_checks.PARITY]
+    world.fill()
+    said = world.parity()
     assert said.passed, said.description
     feature = "carrier_origin_disrupted_share_24h"
     field = struct.pack("<i", mmh3.hash(f"carrier_origin_state:{feature}", signed=True))

@@ -73,12 +73,21 @@ class World:
 
     def execute(self, *selected: str) -> dict[str, dg.AssetCheckEvaluation]:
         """Run the assets and their checks, or the named checks alone; check -> evaluation."""
-        resource = FeatureStoreResource(home=str(self.settings.home))
         keys = [dg.AssetCheckKey(feature_store_checks.ONLINE, name) for name in selected]
+        return self._run(dg.AssetSelection.checks(*keys) if keys else None)
+
+    def fill(self) -> None:
+        """Run the assets alone: register the features and bring their newest values online."""
+        self._run(dg.AssetSelection.groups(feature_store.STAGE).without_checks())
+
+    def _run(self, selection: dg.AssetSelection | None) -> dict[str, dg.AssetCheckEvaluation]:
         done = dg.materialize(
             feature_store.build(self.settings),
-            selection=dg.AssetSelection.checks(*keys) if keys else None,
-            resources={"lake": LakeResource(self.settings), "feature_store": resource},
+            selection=selection,
+            resources={
+                "lake": LakeResource(self.settings),
+                "feature_store": FeatureStoreResource(home=str(self.settings.home)),
+            },
         )
         return {evaluation.check_name: evaluation for evaluation in done.get_asset_check_evaluations()}
 
