@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contrail.windows import MICROSECOND, utc_literal
+from features.facts import IRREGULAR, OVER_DUE, QUEUE_LIMIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +67,12 @@ _KEY = ("service_date", "carrier", "flight_number", "origin")
 _KEYS = ", ".join(_KEY)
 _PUSHED = "push"
 _TOUCHED = "carrier, flight_number, origin, dest, tail_number"
+# The last instant at which a departure that came regularly does anything.
+_OVER_AT = f"""greatest(
+  schedule_known_at, scheduled_departure_at + INTERVAL {OVER_DUE // timedelta(minutes=1)} MINUTE, departed_known_at,
+  arrived_known_at, cancelled_known_at, outcome_known_at, tail_known_at,
+  CASE WHEN coalesce(departed_known_at, arrived_known_at, cancelled_known_at) IS NULL
+    THEN scheduled_departure_at + INTERVAL {QUEUE_LIMIT // timedelta(minutes=1)} MINUTE END)"""
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,14 @@ class LeftOut:
 
 
 class LiveDepartures:
-    """The table ``departures`` of one session. One at a time: it is not safe for threads."""
+    """All live departures of one session (``live_departures``). One at a time: it is not safe for threads."""
 
     def __init__(self, con: DuckDBPyConnection, rules: CleanRules) -> None:
         self._con = con
         self._rules = rules
         self._first = self._last = date.min
+        # Since when ``departures`` has the rows of ``live_departures``; None: it is of an earlier state.
+        self._since: datetime | None = None
 
     def load(self, scan: Callable[[str], str], since: datetime, until: datetime) -> None:
         """Begin anew from the lake.
@@ -121,7 +130,7 @@ class LiveDepartures:
             f"CREATE OR REPLACE TABLE live_airports AS SELECT {without} FROM {scan('clean/airports')}"
         )
         con.execute(
-            f"CREATE OR REPLACE TABLE departures AS SELECT {without} FROM {scan('clean/departures')} "
+            f"CREATE OR REPLACE TABLE live_departures AS SELECT {without} FROM {scan('clean/departures')} "
             f"WHERE service_date >= DATE '{oldest}' AND service_date < DATE '{self._first}'"
         )
         for name in ("flight_schedules", *FEEDS):
@@ -138,11 +147,22 @@ class LiveDepartures:
                 f"SELECT * FROM live_{name} SEMI JOIN live_changing USING ({_KEYS})"
             )
         con.execute(
-            f"CREATE OR REPLACE TABLE live_touched AS SELECT 'all' AS network, {_TOUCHED} FROM departures LIMIT 0"
+            f"CREATE OR REPLACE TABLE live_touched AS SELECT 'all' AS network, {_TOUCHED} FROM live_departures LIMIT 0"
         )
         self._complete_until(until)
         with self._together():
             self._make()
+
+    def departures_since(self, since: datetime) -> None:
+        """Bring the table ``departures`` up to date, without what was over before `since`: builders read it."""
+        if self._since == since:
+            return
+        irregular = f"SELECT departure_id FROM live_departures WHERE {IRREGULAR}"
+        self._con.execute(
+            f"CREATE OR REPLACE TABLE departures AS SELECT * FROM live_departures "
+            f"WHERE {_OVER_AT} >= {utc_literal(since)} OR departure_id IN ({irregular})"
+        )
+        self._since = since
 
     def known(self, table: str) -> str:
         """The table in which the reports of a feed of `FEEDS` stand, those of the lake and those applied."""
@@ -213,7 +233,7 @@ class LiveDepartures:
         with self._together():
             self._con.execute("DELETE FROM live_changing")
             self._con.execute(
-                f"INSERT INTO live_changing SELECT DISTINCT {_KEYS} FROM departures "
+                f"INSERT INTO live_changing SELECT DISTINCT {_KEYS} FROM live_departures "
                 f"WHERE service_date >= DATE '{self._first}' AND is_late IS NULL "
                 f"AND scheduled_departure_at <= {utc_literal(instant)}"
             )
@@ -263,16 +283,17 @@ class LiveDepartures:
     def _make(self) -> None:
         """The rows of the departures in ``live_changing``, in place of those that are there."""
         con = self._con
-        same = " AND ".join(f"departures.{key} = live_changing.{key}" for key in _KEY)
+        same = " AND ".join(f"live_departures.{key} = live_changing.{key}" for key in _KEY)
         touched = (
-            f"INSERT INTO live_touched SELECT DISTINCT 'all', {_TOUCHED} FROM departures SEMI JOIN live_changing "
+            f"INSERT INTO live_touched SELECT DISTINCT 'all', {_TOUCHED} FROM live_departures SEMI JOIN live_changing "
             f"USING ({_KEYS}) WHERE service_date >= DATE '{self._first}'"
         )
+        self._since = None
         con.execute("DELETE FROM live_touched")
         con.execute(touched)
         con.execute(f"CREATE OR REPLACE TABLE {TIMES} AS {self._rules.times}")
-        con.execute(f"DELETE FROM departures USING live_changing WHERE {same}")
-        con.execute(f"INSERT INTO departures BY NAME {self._rules.departures}")
+        con.execute(f"DELETE FROM live_departures USING live_changing WHERE {same}")
+        con.execute(f"INSERT INTO live_departures BY NAME {self._rules.departures}")
         con.execute(touched)
 
     def _left_out(self, taken: Sequence[tuple[str, str]]) -> list[LeftOut]:
@@ -281,7 +302,7 @@ class LiveDepartures:
             used |= {
                 raw_id
                 for (raw_id,) in self._con.execute(
-                    f"SELECT {column} FROM departures SEMI JOIN live_changing USING ({_KEYS}) "
+                    f"SELECT {column} FROM live_departures SEMI JOIN live_changing USING ({_KEYS}) "
                     f"WHERE {column} IS NOT NULL"
                 ).fetchall()
             }

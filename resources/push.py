@@ -31,6 +31,7 @@ from contrail.settings import Settings
 from contrail.windows import MICROSECOND
 from features import live
 from features.declarations import DEPARTURES, FeatureTable
+from features.facts import FACTS_KNOWN_WITHIN
 from features.history import HISTORY_GRID
 from features.live import CleanRules, LeftOut, LiveDepartures
 from features.state import STATE_GRID
@@ -145,10 +146,10 @@ class LivePush:
         """Up to this instant, included, everything was said to have come."""
         return min(self._closed.values())
 
-    @property
-    def session(self) -> duckdb.DuckDBPyConnection:
-        """The session with the live table ``departures``, for looking."""
-        return self._con
+    def rows(self, table: FeatureTable, lo: datetime, hi: datetime) -> duckdb.DuckDBPyRelation:
+        """A feature table's rows with lo <= known_at < hi, of all that is known now."""
+        self._live.departures_since(lo - (table.look_back - FACTS_KNOWN_WITHIN))
+        return table.build(self._con, lo, hi)
 
     def push(self, events: Iterable[Mapping[str, Any] | str], table: str = "flight_events") -> Pushed:
         """Take events and bring the online rows up to date that change by them.
@@ -284,7 +285,7 @@ class LivePush:
             columns = zip(*entities, strict=True)
             self._con.register("owed", pa.table(dict(zip(table.keys, map(pa.array, columns), strict=True))))
             among = f"built SEMI JOIN owed USING ({keys})"
-        rows = table.build(self._con, lo, hi).query(
+        rows = self.rows(table, lo, hi).query(
             "built",
             f"SELECT * FROM {among} QUALIFY row_number() OVER "
             f"(PARTITION BY {keys} ORDER BY {KNOWN_AT} DESC, {CREATED_AT} DESC) = 1",

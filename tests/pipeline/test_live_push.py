@@ -78,10 +78,10 @@ def test_the_live_rows_are_those_of_the_clean_stage(whole):
     with duck.connect() as con:
         live = LiveDepartures(con, clean_rules(whole.settings))
         live.load(whole.scan, END - timedelta(days=9), END)
-        columns = ", ".join(name for (name, *_) in con.execute("DESCRIBE departures").fetchall())
+        columns = ", ".join(name for (name, *_) in con.execute("DESCRIBE live_departures").fetchall())
         days = f"service_date >= DATE '{(END - timedelta(days=9)).date()}'"
         clean = f"SELECT {columns} FROM {whole.scan(DEPARTURES)} WHERE {days}"
-        ours = f"SELECT {columns} FROM departures WHERE {days}"
+        ours = f"SELECT {columns} FROM live_departures WHERE {days}"
         for one, other in ((clean, ours), (ours, clean)):
             assert con.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other})").fetchone() == (0,)
         assert con.execute(f"SELECT count(*) > 7000 FROM ({ours})").fetchone() == (True,)
@@ -114,9 +114,7 @@ def test_a_day_that_is_pushed_is_online_as_its_files_make_it_later(whole, home):
         # Not only the newest: every row of the rest of the day.
         for table in TABLES:
             mine = (
-                table.build(live.session, CUT + MICROSECOND, END)
-                .to_arrow_table()
-                .sort_by([("known_at", "ascending")])
+                live.rows(table, CUT + MICROSECOND, END).to_arrow_table().sort_by([("known_at", "ascending")])
             )
             names = ", ".join(mine.column_names)
             whole.con.register("mine", mine)

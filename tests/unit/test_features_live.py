@@ -126,7 +126,7 @@ class World:
 
     def row(self, number: int, day: date = DAY) -> dict[str, Any]:
         found = self.con.execute(
-            "SELECT * FROM departures WHERE flight_number = ? AND service_date = ?", [number, day]
+            "SELECT * FROM live_departures WHERE flight_number = ? AND service_date = ?", [number, day]
         ).to_arrow_table().to_pylist()  # fmt: skip
         assert len(found) == 1
         return found[0]
@@ -279,3 +279,20 @@ def test_a_failure_leaves_everything_as_it_was(world, monkeypatch):
     assert world.con.execute("SELECT count(*) FROM live_flight_events").fetchone() == (0,)
     assert world.push(report(1, "departed", "12:34", delay=4)) == []
     assert world.row(1)["departure_delay_minutes"] == 4
+
+
+def test_builders_are_given_what_is_not_over(world):
+    world.schedules.append(schedule(5, "08:00", "09:00", created_at=NOW - MINUTE, _raw_id="late"))
+    world.load()
+
+    def there(since: str) -> list[int]:
+        world.live.departures_since(at(since))
+        return [n for (n,) in world.con.execute("SELECT flight_number FROM departures ORDER BY 1").fetchall()]
+
+    world.push(report(2, "departed", "11:00", delay=0), report(2, "arrived", "12:05", delay=-5))
+    # What came irregularly stays: all its versions count together.
+    assert there("12:05") == [1, 2, 3, 5]
+    assert there("12:06") == [1, 3, 5]
+    world.push(report(1, "departed", "12:30", delay=0), report(1, "arrived", "13:40", delay=0))
+    assert there("13:41") == [3, 5]
+    assert there("12:00") == [1, 2, 3, 5]
