@@ -42,7 +42,14 @@ def entity_table(
     for number, field in enumerate(table.schema):
         if pa.types.is_null(field.type):  # an all-null pandas column has no type; a text may be null
             table = table.set_column(number, field.name, table.column(number).cast(pa.string()))
-    return table, _decision_column(table.schema)
+    decision_column = _decision_column(table.schema)
+    if not pa.types.is_timestamp(table.schema.field(decision_column).type):  # text, or days
+        import pandas as pd
+
+        number = table.column_names.index(decision_column)
+        instants = pd.to_datetime(table.column(number).to_pandas(), utc=True)
+        table = table.set_column(number, decision_column, pa.array(instants))
+    return table, decision_column
 
 
 def _from_pandas(frame: pd.DataFrame) -> pa.Table:
@@ -52,6 +59,7 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
     if frame.columns.duplicated().any():
         raise ValueError(f"the entity frame has columns of the same name: {list(frame.columns)}")
     if DEFAULT in frame.columns and not pd.api.types.is_datetime64_any_dtype(frame[DEFAULT]):
+        # Here already: instants of several zones in one column are nothing that Arrow takes.
         frame = frame.assign(**{DEFAULT: pd.to_datetime(frame[DEFAULT], utc=True)})
     return pa.Table.from_pandas(frame, preserve_index=False)
 
@@ -69,11 +77,9 @@ def _decision_column(schema: pa.Schema) -> str:
 
 
 def span(table: pa.Table, column: str) -> tuple[datetime | None, datetime | None]:
-    """The first and the last instant of a column, aware; None where there is none, or the column is text."""
+    """The first and the last instant of a timestamp column, aware; None where there is none."""
     from feast.utils import make_tzaware
 
-    if not pa.types.is_timestamp(table.schema.field(column).type):
-        return None, None
     least_and_greatest = pc.call_function("min_max", [table[column]]).as_py()
     first, last = least_and_greatest["min"], least_and_greatest["max"]
     return (None, None) if first is None else (make_tzaware(first), make_tzaware(last))

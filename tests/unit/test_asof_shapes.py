@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pyarrow as pa
@@ -95,6 +96,21 @@ def test_a_sql_frame_may_read_a_delta_table(store: FeatureStore, tmp_path: Path)
     answer = store.get_historical_features(sql, FEATURES).to_df()
     assert answer["n"].tolist() == [5, 4, 3, 2, 1, 0]
     assert values(answer) == ANSWER[::-1]
+
+
+def test_times_as_text_and_days_are_instants_in_utc(store: FeatureStore) -> None:
+    for times, price in (
+        (["2013-03-10T01:30:00-06:00", None], [1.0, None]),
+        (["2013-03-10 08:30:00", "2013-03-10 06:30:00"], [2.0, 1.0]),
+        (pa.array([date(2013, 3, 10), date(2013, 3, 11)]), [None, None]),
+    ):
+        table = pa.table({"shop": ["a", "a"], "event_timestamp": times})
+        job = store.get_historical_features(table, FEATURES)
+        assert job.to_arrow()["price"].to_pylist() == price
+        assert job.metadata.min_event_timestamp.tzinfo is not None
+    mixed = asked(("a", HOUR), ("a", 2 * HOUR)).astype({"event_timestamp": object})
+    mixed.loc[1, "event_timestamp"] = (T0 + 2 * HOUR).astimezone(ZoneInfo("America/New_York"))
+    assert values(store.get_historical_features(mixed, FEATURES).to_df()) == [1.0, 2.0]
 
 
 def test_frames_that_cannot_be_asked_with_are_named(store: FeatureStore) -> None:
