@@ -86,6 +86,12 @@ def make(folder: Path, online: dict[str, Any], registry: str = "served.registry"
     return store
 
 
+def serve_all(store: FeatureStore) -> FeatureStore:
+    """The store, with the service "all" over all its views."""
+    store.apply(FeatureService(name="all", features=[store.get_feature_view(name) for name in VIEWS]))
+    return store
+
+
 def write(store: FeatureStore, view: str, rows: Sequence[Row]) -> None:
     """Rows, as Feast's own materialisation writes them."""
     store._get_provider().online_write_batch(store.config, store.get_feature_view(view), list(rows), None)
