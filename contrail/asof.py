@@ -17,14 +17,14 @@ written by `contrail.lake` alone, whose commits name the inputs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.data_source import DataSource
@@ -52,7 +52,15 @@ from contrail.asof_join import (
     point_in_time_join,
 )
 from contrail.asof_plan import BATCH_ROWS, SPINE, Plan, PlannedJoin, PlannedQuery
-from contrail.asof_sources import AsofError, is_delta, join_view, read_versions, scan, source_path
+from contrail.asof_sources import (
+    AsofError,
+    is_delta,
+    join_view,
+    read_versions,
+    scan,
+    source_path,
+    unreadable,
+)
 from contrail.clock import pin_utc
 from contrail.duck import quote_identifier as q
 
@@ -148,18 +156,11 @@ class AsofRetrievalJob(RetrievalJob):
     def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
 
-    def _explain(self, error: duckdb.IOException) -> NoReturn:
-        found = re.search(r"[^\s'\":]+\.parquet", str(error))
-        raise AsofError(
-            f"a data file of a pinned version cannot be read ({found.group() if found else 'see below'}): the version "
-            f"was probably vacuumed. Pinned: {self.delta_versions}. Read a newer version, or restore the file. {error}"
-        ) from error
-
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         try:
             return self._plan.table()
         except duckdb.IOException as error:
-            self._explain(error)
+            raise unreadable(error, self.delta_versions) from error
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
@@ -178,14 +179,14 @@ class AsofRetrievalJob(RetrievalJob):
         try:
             reader = self._plan.stream(batch_rows)
         except duckdb.IOException as error:
-            self._explain(error)
+            raise unreadable(error, self.delta_versions) from error
         return pa.RecordBatchReader.from_batches(reader.schema, self._explained(reader))
 
     def _explained(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
         except duckdb.IOException as error:
-            self._explain(error)
+            raise unreadable(error, self.delta_versions) from error
 
     def persist(
         self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
@@ -269,7 +270,7 @@ class AsofOfflineStore(OfflineStore):
             first, last = span(frame, decision_column)
             if missing := keys - set(frame.column_names):
                 raise FeastEntityDFMissingColumnsError(keys | {decision_column}, missing)
-            table = frame.append_column(_ROW_ID, pa.array(range(frame.num_rows), pa.int64()))
+            table = frame.append_column(_ROW_ID, pa.array(np.arange(frame.num_rows)))
 
             def load(con: duckdb.DuckDBPyConnection) -> None:
                 con.register(SPINE, table)

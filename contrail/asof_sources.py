@@ -5,12 +5,14 @@ Feast is imported inside the functions: whoever has a feature store at hand has 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import duckdb
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
@@ -89,6 +91,17 @@ def scan(config: RepoConfig, source: DataSource, pins: dict[str, int]) -> str:
             pins[path] = _version(config, source, path)
         return f"delta_scan({duck.quote_literal(path)}, version => {pins[path]})"
     return f"read_parquet({duck.quote_literal(f'{path}/**/*.parquet' if Path(path).is_dir() else path)})"
+
+
+def unreadable(error: duckdb.IOException, delta_versions: Mapping[str, int]) -> AsofError:
+    """What to say when DuckDB could not read or write a file, given the versions that were pinned."""
+    found = re.search(r"[^\s'\":]+\.parquet", str(error))
+    if found and any(path in str(error) for path in delta_versions):
+        return AsofError(
+            f"a data file of a pinned version cannot be read ({found.group()}): the version was probably vacuumed. "
+            f"Pinned: {dict(delta_versions)}. Read a newer version, or restore the file. {error}"
+        )
+    return AsofError(f"a source cannot be read, or a temporary file cannot be written: {error}")
 
 
 def _version(config: RepoConfig, source: DataSource, path: str) -> int:

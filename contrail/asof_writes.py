@@ -63,7 +63,9 @@ def writable_columns(config: RepoConfig, source: DataSource) -> list[tuple[str, 
 
 
 def append_to_source(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
-    """Append rows to a view's source: one commit, or one new Parquet file in its place.
+    """Append rows to a view's source: as one commit, as one more Parquet file, or to the end of a single one.
+
+    A table takes any number of writers at once. A single Parquet file takes one: of two the later undoes the earlier.
 
     Args:
         table: the source's columns in any order, under its own names or Feast's; an unnamed pandas index is left out.

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore
+from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
 from contrail.asof import AsofError, AsofOfflineStore, read_versions
@@ -19,6 +20,7 @@ from tests.support.asof_store import (
     T0,
     asked,
     open_store,
+    price_rows,
     price_source,
     price_store,
     values,
@@ -139,3 +141,14 @@ def test_a_vacuumed_version_says_so_in_a_stream_too(store: FeatureStore, path: s
     DeltaTable(path).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     with pytest.raises(AsofError, match=r"vacuumed.*prices"):
         planned.to_reader().read_all()
+
+
+def test_a_missing_parquet_file_is_not_called_vacuumed(tmp_path: Path) -> None:
+    path = tmp_path / "prices.parquet"
+    pq.write_table(price_rows(("a", 0, 0, 1.0)), path)
+    store = price_store(tmp_path, source=price_source(str(path), file_format=ParquetFormat()))
+    path.unlink()
+    job = store.get_historical_features(FRAME, FEATURES)
+    for run in (job.to_arrow, job.to_reader):
+        with pytest.raises(AsofError, match=r"a source cannot be read.*prices\.parquet"):
+            run()
