@@ -104,7 +104,7 @@ def _compare(name: str, store: FeatureStore, given: argparse.Namespace) -> None:
             | {"peer / ours": cpu["peer"] / cpu["ours"], "ours / raw": cpu["ours"] / cpu["raw"]}
         )
         for key in ("peer", "ours"):
-            took = _under_load(variants[key], batches[: max(8, len(batches) // 4)])
+            took = _under_load(variants[key], batches[: max(25, len(batches) // 4)])
             p50, p99 = (took[int(len(took) * share)] * 1e3 for share in (0.5, 0.99))
             waits.append({"entities": size, "variant": key, "calls": len(took), "p50 ms": p50, "p99 ms": p99})
     reader.close()
