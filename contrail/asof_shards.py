@@ -223,15 +223,16 @@ def join_into_table(lake: Lake, table: str, spec: JoinSpec, means: Means, commit
     try:
         schema = parquet.read_schema(Path(placed["folder"]) / written[0].path)
         lake.create(table, pa.schema([field for field in schema if field.name not in (WRITTEN_AT, RUN_ID)]))
-        named = replace(
-            commit,
-            inputs=tuple(sorted({*commit.inputs, *inputs_of(placed)})),
-            extra={**commit.extra, SHARD_COUNT: str(len(written))},
-        )
-        version = lake.commit_files(table, written, named, replace=True)
     except BaseException:
         discard(placed)
         raise
+    named = replace(
+        commit,
+        inputs=tuple(sorted({*commit.inputs, *inputs_of(placed)})),
+        extra={**commit.extra, SHARD_COUNT: str(len(written))},
+    )
+    # From here on the files may be the table's, whatever is raised: those that are not are a full vacuum's.
+    version = lake.commit_files(table, written, named, replace=True)
     for file in written:
         if not file.rows:
             (Path(placed["folder"]) / file.path).unlink()

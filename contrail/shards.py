@@ -97,7 +97,9 @@ def memory_bytes(size: str) -> int:
     """
     found = _SIZE.fullmatch(size)
     if found is None:
-        raise ShardError(f"not a memory size: {size!r} (write 4GB or 512MiB)")
+        raise ShardError(
+            f"not a memory size: {size!r}; CONTRAIL_MEMORY_LIMIT and CONTRAIL_WORKER_MEMORY are written 4GB or 512MiB"
+        )
     number, prefix, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
