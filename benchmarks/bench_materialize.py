@@ -160,8 +160,8 @@ def _store(place: str, source: Path, folder: Path, features: list[str], *, peer:
     online = {"type": "sqlite", "path": str(folder / "online.db")}
     if place != "sqlite":
         online = {"type": "redis", "connection_string": place}
-    for made in (*folder.glob("online.db*"), folder / "registry.db"):
-        made.unlink(missing_ok=True)
+    for name in ("online.db", "online.db-wal", "online.db-shm", "registry.db"):
+        (folder / name).unlink(missing_ok=True)
     store = FeatureStore(
         config=RepoConfig(
             project="bench",

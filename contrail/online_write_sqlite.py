@@ -17,7 +17,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,9 @@ def _only_writer(path: Path, view: OnlineView) -> Generator[None]:
     Raises:
         OnlineError: another process holds it for longer than `LOCK_SECONDS`.
     """
-    lock = path.with_name(f"{path.name}-{re.sub(r'[^0-9A-Za-z_-]', '_', view.table)}.lock")
+    folder = path.with_name(f"{path.name}-locks")
+    folder.mkdir(exist_ok=True)
+    lock = folder / re.sub(r"[^0-9A-Za-z_-]", "_", view.table)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         until = time.monotonic() + online_stores.LOCK_SECONDS
@@ -121,11 +123,9 @@ def sqlite_writer(path: Path, view: OnlineView, *, exclusive: bool) -> Generator
     Raises:
         OnlineError: the store is missing or locked, the view's table is missing, another process materialises the view.
     """
-    if not exclusive:
-        with sqlite_session(path, writing=True) as con:
-            yield SqliteWriter(con, view)
-        return
-    with _only_writer(path, view), sqlite_session(path, writing=True) as con:
+    with sqlite_session(path, writing=True) as con, ExitStack() as stack:
+        if exclusive:
+            stack.enter_context(_only_writer(path, view))
         yield SqliteWriter(con, view)
 
 

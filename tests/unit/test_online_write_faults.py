@@ -165,10 +165,11 @@ def test_one_process_at_a_time_materialises_a_view_into_a_file(
 ) -> None:
     store = world.shop(rows, world.sqlite(rows))
     monkeypatch.setattr(online_stores, "LOCK_SECONDS", 0.2)
-    with _another_process(LOCKS, str(rows / "online.db-test_prices.lock")) as holder:
+    materialize(store, T0 - 10 * HOUR)
+    with _another_process(LOCKS, str(rows / "online.db-locks" / "test_prices")) as holder:
         with pytest.raises(OnlineError, match="another process is materialising view 'prices' into"):
             materialize(store)
-        assert intervals(store) == []
+        assert intervals(store) == [(T0 - 10 * HOUR - MAX_AGE, T0 - 10 * HOUR)]
         holder.kill()
         holder.wait()
         assert materialize(store).rows_written == ENTITIES
@@ -226,8 +227,8 @@ def test_a_missing_file_or_table_is_said(rows: Path) -> None:
         OnlineError, match=r"lacks a view's table \(no such table: test_prices\): run `feast apply`"
     ):
         materialize(store)
-    for file in rows.glob("online.db*"):
-        file.unlink()
+    for name in ("online.db", "online.db-wal", "online.db-shm"):
+        (rows / name).unlink(missing_ok=True)
     with pytest.raises(OnlineError, match=r"no online store at .*online\.db: run `feast apply`"):
         materialize(store)
     (rows / "online.db").write_bytes(b"no database" * 1000)
