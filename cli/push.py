@@ -30,7 +30,11 @@ def main(file: str, *, feed: str, close: str | None, follow: bool, as_json: bool
     until = _instant(close) if close else None
     source = nullcontext(sys.stdin) if file == "-" else _opened(file)
     refused = 0
-    with failures(LakeError, OnlineError, PushError), source as lines, LivePush(Settings()) as live:
+    with (
+        failures(LakeError, OnlineError, PushError, UnicodeDecodeError),
+        source as lines,
+        LivePush(Settings()) as live,
+    ):
         for batch in _as_they_come(lines) if follow else [[line for line in lines if line.strip()]]:
             refused += _work(live, batch, feed, as_json=as_json)
         if until is not None:
@@ -60,10 +64,16 @@ def _as_they_come(lines: IO[str]) -> Iterator[list[str]]:
     """What has come in the meantime, as one batch, until the stream ends."""
     arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
+    failed: list[Exception] = []
+
     def read() -> None:
-        for line in lines:
-            arrived.put(line)
-        arrived.put(None)
+        try:
+            for line in lines:
+                arrived.put(line)
+        except (OSError, UnicodeDecodeError) as error:
+            failed.append(error)
+        finally:
+            arrived.put(None)
 
     threading.Thread(target=read, name="push-reader", daemon=True).start()
     ended = False
@@ -74,6 +84,8 @@ def _as_they_come(lines: IO[str]) -> Iterator[list[str]]:
         ended = batch[-1] is None
         if found := [line for line in batch if line and line.strip()]:
             yield found
+    if failed:
+        raise Failure(f"the stream cannot be read on: {failed[0]}")
 
 
 def _opened(file: str) -> IO[str]:

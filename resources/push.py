@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from contrail import completeness, duck, incremental, push
+from contrail.clock import utc_now
 from contrail.contracts import CREATED_AT, KNOWN_AT, load_contracts
 from contrail.dbt_sql import model_sql
 from contrail.lake import Lake
@@ -187,12 +188,16 @@ class LivePush:
         and those that are known by absence. An instant that is closed already changes nothing.
 
         Raises:
-            PushError: the instant has no zone.
+            PushError: the instant has no zone, or is days after all that is known: it could not be taken back.
             OnlineError: the store cannot be written; the same call completes it.
         """
         start = perf_counter()
         if instant.tzinfo is None:
             raise PushError(f"{instant.isoformat()} has no zone; instants are aware (write …Z for UTC)")
+        if instant > min(utc_now(), self._reached + live.OPEN_FOR):
+            raise PushError(
+                f"{instant.isoformat()} lies in the future: the newest event is known at {self._reached.isoformat()}"
+            )
         self._refresh()
         views = list(self._settle(start))
         if instant > self.closed_until:
@@ -229,14 +234,14 @@ class LivePush:
         said = self._closings.last(self._con) or complete - MICROSECOND
         self._closed = {name: max(end - MICROSECOND, said) for name, end in built.items() if end is not None}
         until = max(complete, said + MICROSECOND)
-        since = min(self._closed.values()) - max(table.look_back for table in self._tables) - LATE_REACH
+        earliest = until - live.OPEN_FOR - live.KNOWN_AHEAD  # no event that is still taken is known before
+        since = min(earliest, *self._closed.values())
+        since -= max(table.look_back for table in self._tables) + LATE_REACH
         self._live.load(lambda table: self._lake.scan(table, versions[table]), since, until)
         self._reached = until - MICROSECOND
         reports: dict[str, pa.Table] = {}
         for name, journal in self._journals.items():
-            rows = journal.accepted(
-                self._con, self._live.known(name), until - live.OPEN_FOR - live.KNOWN_AHEAD
-            )
+            rows = journal.accepted(self._con, self._live.known(name), earliest)
             # A report of a service date that is closed came with a file since, or never will.
             reasons = self._live.why_not(name, rows)
             reports[name] = rows.filter(pa.array([reason is None for reason in reasons], pa.bool_()))

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from cli import push as command
+from cli.output import Failure
 from contrail import duck
 from contrail.completeness import ACCEPTED_UNTIL
 from contrail.lake import RUN_ID, WRITTEN_AT, Commit, Lake
@@ -229,6 +230,8 @@ def test_an_event_that_nobody_scheduled_is_refused_and_kept(whole, home):
             PushError, match="weather takes no pushed events; those that do: flight_events, aircraft_ass"
         ):
             live.push([departed], "weather")
+        with pytest.raises(PushError, match="lies in the future: the newest event is known at 2013-01-2"):
+            live.close(CUT + timedelta(days=5))
         with pytest.raises(PushError, match="has no zone"):
             live.close(datetime(2013, 1, 21, 17))  # noqa: DTZ001
     kept = [json.loads(row["_as_sent"]) for row in journal(home) if row["_refused"]]
@@ -345,3 +348,14 @@ def test_the_command_pushes_lines_and_says_what_became_of_them(whole, home, tmp_
     assert "refused: the event is no JSON" in said
     assert "Closed 2013-01-21 16:15Z" in said
     assert "network_state" in said
+
+    stream.write_bytes(b"{oops\n\xff\n")
+    with pytest.raises(Failure, match="the stream cannot be read on: 'utf-8' codec can't decode byte 0xff"):
+        command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
+    for close, words in (("noon", "is no ISO instant"), ("2013-01-21T16:00", "has no zone")):
+        with pytest.raises(Failure, match=words):
+            command.main(str(events), feed="flight_events", close=close, follow=False, as_json=False)
+    with pytest.raises(Failure, match=r"nothing\.jsonl cannot be read"):
+        command.main(
+            str(tmp_path / "nothing.jsonl"), feed="flight_events", close=None, follow=False, as_json=False
+        )
