@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from contrail import duck, incremental, landing
+from contrail import landing
 from features.state import STATE_GRID
-from features.tables import FEATURE_TABLES
 from tests.support import bad_files
+from tests.support.bad_week import BAD, Bad
+from tests.support.one_build import features_differing_from_one_build
 from tests.support.whole_graph import Home, all_succeeded, days, part_of_package
 
 pytestmark = pytest.mark.slow
@@ -32,65 +31,6 @@ BEFORE_HELD_BACK_DAYS = (
 )
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A file to spoil, how, and what must be said of it."""
-
-    table: str
-    day: str
-    spoil: Callable[[landing.Delivery], None]
-    says: str
-
-    @property
-    def partition(self) -> str:
-        return f"raw/{self.table}:{self.day}"
-
-
-def truncate(delivery: landing.Delivery) -> None:
-    bad_files.put_bytes(delivery, delivery.path.read_bytes()[:-200])
-
-
-def empty(delivery: landing.Delivery) -> None:
-    bad_files.put_bytes(delivery, b"")
-
-
-def drop_rows(delivery: landing.Delivery) -> None:
-    kept = bad_files.rows_of(delivery)[:-7]
-    bad_files.send(delivery, bad_files.text_of(kept), rows=delivery.rows)
-
-
-def not_utf8(delivery: landing.Delivery) -> None:
-    bad_files.send(delivery, gzip.decompress(delivery.path.read_bytes()).replace(b"arrived", b"arriv\xe9d"))
-
-
-def changed(how: Callable[[bad_files.Rows], bad_files.Rows]) -> Callable[[landing.Delivery], None]:
-    return lambda delivery: bad_files.change(delivery, how)
-
-
-BAD = {
-    "truncated gzip": Bad("flight_schedules", "2013-03-05", truncate, "truncated gzip"),
-    "renamed column": Bad(
-        "weather", "2013-03-05", changed(bad_files.renamed("temperature_f", "temperature_c")),
-        "'temperature_f' is missing and 'temperature_c' is not in the contract: renamed?",
-    ),
-    "missing column": Bad(
-        "aircraft_assignments", "2013-03-07", changed(bad_files.without_column("tail_number")),
-        "column 'tail_number' is missing",
-    ),
-    "extra column": Bad(
-        "flight_events", "2013-03-07", changed(bad_files.with_column("gate", "A12")),
-        "column 'gate' is not in the contract",
-    ),
-    "0 bytes": Bad("weather", "2013-03-07", empty, "the file has 0 bytes"),
-    "fewer rows than the manifest says": Bad(
-        "flight_schedules", "2013-03-09", drop_rows, "fewer rows than the manifest says"
-    ),
-    "rows of another year": Bad(
-        "aircraft_assignments", "2013-03-09", changed(bad_files.replaced("2013-03-", "2014-03-")),
-        "rows do not belong to 2013-03-09",
-    ),
-    "not UTF-8": Bad("flight_events", "2013-03-09", not_utf8, "not UTF-8"),
-}  # fmt: skip
 SECOND_FILE = Bad(
     "flight_events", "2013-03-04", lambda delivery: None, "second file for 2013-03-04 without supersedes"
 )
@@ -370,26 +310,8 @@ def test_an_arrival_that_was_taken_back_no_longer_counts(mended):
     assert versions[0]["mean"] != versions[1]["mean"]
 
 
-def assert_features_are_those_of_one_build(home: Home) -> None:
-    """Grown run by run with files late, replaced and corrected, every table equals one build over the clean rows."""
-    for name, table in FEATURE_TABLES.items():
-        stored = home.lake.scan(f"feature/{name}")
-        with duck.connect() as con:
-            incremental.pin(home.lake, con, {s.rpartition("/")[2]: s for s in table.sources})
-            until = incremental.built_until(home.lake, f"feature/{name}")
-            assert until is not None
-            whole = table.build(con, datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC), until)
-            con.execute(f"CREATE TEMP TABLE whole AS {whole.sql_query()}")
-            columns = ", ".join(table.column_names)
-            row = con.execute(
-                f"SELECT count(*) FROM ((SELECT {columns} FROM whole EXCEPT ALL SELECT {columns} FROM {stored}) "
-                f"UNION ALL (SELECT {columns} FROM {stored} EXCEPT ALL SELECT {columns} FROM whole))"
-            ).fetchone()
-        assert row == (0,), name
-
-
 def test_features_with_corrections_are_those_of_one_build(mended):
-    assert_features_are_those_of_one_build(mended.home)
+    assert features_differing_from_one_build(mended.home, FIRST) == []
 
 
 def test_status_names_the_corrected_file(mended):
@@ -429,7 +351,7 @@ def test_the_word_that_it_lacked_lets_the_second_file_through(next_day):
 def test_features_grow_on_with_what_came_late(next_day):
     """By a day: earlier versions stay, the late files count in the new rows, and a whole build gives the same."""
     assert next_day.home.content("feature", where=KNOWN_WHEN_MENDED) == next_day.mended
-    assert_features_are_those_of_one_build(next_day.home)
+    assert features_differing_from_one_build(next_day.home, FIRST) == []
 
 
 @pytest.mark.parametrize("table", DAILY)
