@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from contrail.online_stores import redis_client, redis_errors, sqlite_session, s
 from contrail.online_views import OnlineView
 from contrail.online_write import open_writer
 from contrail.online_write_columns import CREATED_COLUMN, EVENT_COLUMN, check_types, encode_rows
+from contrail.windows import EPOCH, MICROSECOND
 
 if TYPE_CHECKING:
     from feast.repo_config import RepoConfig
@@ -45,10 +47,12 @@ class OnlinePush:
         self._view = view
         self._fetch: Fetch = fetch_of(config, [Group([view])])
 
-    def write(self, newest: pa.Table) -> int:
+    def write(self, newest: pa.Table, until: datetime) -> int:
         """Write the newest row of some entities, in one batch.
 
         Args:
+            until: the instant up to which they are the newest. A stored row of a later one is of somebody who knows
+                more, and stays.
             newest: one row per entity: the view's keys and features, ``known_at``, ``created_at``; more columns may be
                 there.
 
@@ -69,9 +73,9 @@ class OnlinePush:
             rows = encode_rows(batch, view, writer.frame)
             ((found,),) = self._fetch.fetch([rows.keys])
             stored = np.array([-1 if us is None else us for us in found.event_us], np.int64)
+            no_longer_so = (stored > rows.events) & (stored <= (until - EPOCH) // MICROSECOND)
             self._set_back(
-                (rows.keys[n], int(stored[n]), int(rows.events[n]))
-                for n in np.flatnonzero(stored > rows.events)
+                (rows.keys[n], int(stored[n]), int(rows.events[n])) for n in np.flatnonzero(no_longer_so)
             )
             return writer.write(rows)
 

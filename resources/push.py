@@ -208,7 +208,7 @@ class LivePush:
                     continue
                 if has_instant(table, after, instant):
                     newest = self._newest(table, after + MICROSECOND, instant + MICROSECOND)
-                    views.append(self._write(table, newest, start))
+                    views.append(self._write(table, newest, instant, start))
                 self._closed[table.name] = instant
             self._closings.append(instant)
         return Closed(instant, tuple(views), perf_counter() - start)
@@ -268,10 +268,11 @@ class LivePush:
                 closed = self._closed[table.name]
                 if self._behind and has_instant(table, self._behind - MICROSECOND, closed):
                     newest = self._newest(table, self._behind - LATE_REACH, closed + MICROSECOND)
-                    written.append(self._write(table, newest, start))
+                    written.append(self._write(table, newest, closed, start))
             elif owed := self._owed[table.name]:
                 lo, hi = self._reached - table.max_age, self._reached + MICROSECOND
-                written.append(self._write(table, self._newest(table, lo, hi, owed), start))
+                newest = self._newest(table, lo, hi, owed)
+                written.append(self._write(table, newest, self._reached, start))
                 owed.clear()
         self._behind = None
         return tuple(written)
@@ -297,8 +298,8 @@ class LivePush:
         )
         return rows.to_arrow_table()
 
-    def _write(self, table: FeatureTable, newest: pa.Table, start: float) -> ViewWritten:
-        changed = self._online[table.name].write(newest)
+    def _write(self, table: FeatureTable, newest: pa.Table, until: datetime, start: float) -> ViewWritten:
+        changed = self._online[table.name].write(newest, until)
         last = max(newest[KNOWN_AT].to_pylist(), default=None)
         return ViewWritten(table.name, newest.num_rows, changed, last, perf_counter() - start)
 

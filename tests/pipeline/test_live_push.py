@@ -245,7 +245,7 @@ import json, os, signal, sys
 from contrail.online_push import OnlinePush
 from contrail.settings import Settings
 from resources.push import LivePush
-OnlinePush.write = lambda self, rows: os.kill(os.getpid(), signal.SIGKILL)
+OnlinePush.write = lambda self, rows, until: os.kill(os.getpid(), signal.SIGKILL)
 with LivePush(Settings()) as live:
     live.push([json.loads(sys.argv[1])])
 """
@@ -281,7 +281,7 @@ def test_two_do_not_push_into_one_home(home):
 def test_what_could_not_be_written_is_written_by_the_next_call(whole, home, leg, monkeypatch):
     departed, _, tail = leg_of(whole)
 
-    def locked(_self: OnlinePush, _rows: object) -> int:
+    def locked(_self: OnlinePush, _rows: object, _until: datetime) -> int:
         raise OnlineError("the online store is locked by another writer: try again")
 
     with LivePush(home) as live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ class Shop:
         self.view = online_view(self.store.config, self.store.get_feature_view("prices"))
         self.pushing = OnlinePush(self.store.config, self.view)
 
-    def push(self, *rows: world.Row) -> int:
-        return self.pushing.write(world.arrow(rows))
+    def push(self, *rows: world.Row, until: datetime = T0 + HOUR) -> int:
+        return self.pushing.write(world.arrow(rows), until)
 
     def price(self, shop: str = "a") -> float | None:
         return world.prices(self.store)[(shop, 1)]
@@ -81,6 +82,12 @@ def test_the_newest_row_takes_the_place_of_one_that_is_no_longer_so(shop: Shop) 
     assert shop.price() == 2.5
 
 
+def test_a_row_of_one_who_knows_more_stays(shop: Shop) -> None:
+    shop.push(("a", 1, T0 + HOUR, T0 + HOUR, 2.5))
+    assert shop.push(("a", 1, T0 - HOUR, T0 - HOUR, 7.0), until=T0) == 0
+    assert shop.price() == 2.5
+
+
 def test_what_the_table_says_later_wins_where_it_differs(shop: Shop) -> None:
     shop.push(("a", 1, T0, T0, 2.5), ("b", 1, T0, T0, 3.0))
     world.append(shop.folder, [("a", 1, T0, T0, 2.5), ("b", 1, T0, T0, 3.5)])
@@ -93,7 +100,7 @@ def test_a_column_of_another_type_is_named(shop: Shop) -> None:
     rows = world.arrow([("a", 1, T0, T0, 2.5)])
     wrong = rows.set_column(rows.column_names.index("price"), "price", rows["label"])
     with pytest.raises(OnlineError, match="'price' is declared DOUBLE, but its source holds string"):
-        shop.pushing.write(wrong)
+        shop.pushing.write(wrong, T0)
 
 
 def test_a_store_that_is_down_is_named(tmp_path: Path) -> None:
