@@ -129,7 +129,11 @@ def config(folder: Path, online: dict[str, Any], name: str = "ours") -> RepoConf
     return RepoConfig(
         project="test",
         provider="local",
-        registry=str(folder / f"{name}.registry"),
+        registry={
+            "registry_type": "file",
+            "registry_store_type": "contrail.feast_registry.WholeFileRegistryStore",
+            "path": str(folder / f"{name}.registry"),
+        },
         online_store=online,
         offline_store={"type": "contrail.asof.AsofOfflineStore"},
         entity_key_serialization_version=3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,28 @@ def test_a_view_that_was_deleted_in_between_is_written_whole(rows: Path, killer:
     store.apply([world.view(rows)])
     assert materialize(store, **PARTS).resumed == 0
     assert world.prices(store) == world.offline_prices(store, T0)
+
+
+def test_a_registry_is_whole_at_every_instant(rows: Path, killer: Killer) -> None:
+    store = world.shop(rows, world.sqlite(rows))
+    materialize(store, T0 - HOUR)
+    killer.kill(scenario(store, "pathlib:Path.replace", 1, before=True))  # written, and not put in place
+    assert intervals(store) == [(T0 - HOUR - MAX_AGE, T0 - HOUR)]
+    assert materialize(store, **PARTS).resumed == BUCKETS
+    done, sizes = threading.Event(), set[int]()
+
+    def watch() -> None:
+        while not done.is_set():
+            sizes.add((rows / "ours.registry").stat().st_size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(50):
+        store.registry.commit()
+    done.set()
+    watcher.join()
+    whole = (rows / "ours.registry").stat().st_size
+    assert min(sizes) > whole - 10  # a time of writing is shorter or longer
 
 
 # --- locked ----------------------------------------------------------------------------------------------------------
