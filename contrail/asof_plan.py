@@ -234,11 +234,11 @@ class _Head:
     def __init__(self, part: pa.RecordBatchReader, row_id_column: str) -> None:
         self._part = part
         self._column = row_id_column
-        self._batch: pa.RecordBatch | None = None
+        self._batch = pa.RecordBatch.from_pylist([], schema=part.schema)
 
     def fill(self) -> bool:
         """Read on where nothing is left; False at the end."""
-        while self._batch is None or not self._batch.num_rows:
+        while not self._batch.num_rows:
             try:
                 self._batch = self._part.read_next_batch()
             except StopIteration:
@@ -246,19 +246,12 @@ class _Head:
         return True
 
     @property
-    def _rows(self) -> pa.RecordBatch:
-        if self._batch is None:
-            raise ValueError("nothing was read yet: call fill first")
-        return self._batch
-
-    @property
     def last(self) -> int:
-        rows = self._rows
-        return int(rows.column(self._column)[rows.num_rows - 1].as_py())
+        return int(self._batch.column(self._column)[self._batch.num_rows - 1].as_py())
 
     def take(self, limit: int) -> pa.RecordBatch:
         """The rows up to that row id, which are then gone from here."""
-        rows = self._rows
+        rows = self._batch
         count = int(np.searchsorted(rows.column(self._column).to_numpy(), limit, side="right"))
         self._batch = rows.slice(count)
         return rows.slice(0, count)

@@ -181,19 +181,16 @@ def saved_path(
         SavedDatasetLocationAlreadyExists: something lies there, and it may not be overwritten.
         AsofError: the storage is not of files, or not local.
     """
-    from feast.data_format import DeltaFormat, ParquetFormat
+    from feast.data_format import DeltaFormat
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
     if not isinstance(storage, SavedDatasetFileStorage):
         raise AsofError(f"answers are saved in SavedDatasetFileStorage, not in {type(storage).__name__}")
-    file_format = storage.file_options.file_format
-    if not isinstance(file_format, DeltaFormat | ParquetFormat | None):
-        raise AsofError(f"answers are saved as Delta or Parquet, not as {type(file_format).__name__}")
     path = Path(_local(absolute_path(config, storage.file_options.uri), "the saved dataset"))
     if not allow_overwrite and _occupied(path):
         raise SavedDatasetLocationAlreadyExists(location=str(path))
-    return path, isinstance(file_format, DeltaFormat)
+    return path, isinstance(storage.file_options.file_format, DeltaFormat)
 
 
 def _occupied(path: Path) -> bool:

@@ -14,11 +14,11 @@ from deltalake import DeltaTable, write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
 from feast.errors import FeastEntityDFMissingColumnsError
-from feast.repo_config import RepoConfig
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
-from contrail.asof import AsofError, AsofOfflineStore
+from contrail.asof import AsofError, AsofOfflineStore, session
 
 T0 = datetime(2013, 3, 10, 6, 30, tzinfo=UTC)
 US = timedelta(microseconds=1)
@@ -225,3 +225,10 @@ def test_feast_names_what_is_wrong(store: FeatureStore, tmp_path: Path) -> None:
     (tmp_path / "prices").rename(tmp_path / "elsewhere")
     with pytest.raises(AsofError, match=r"prices_source.*no Delta table"):
         store.get_historical_features(_frame(("a", HOUR)), FEATURES)
+
+
+def test_another_stores_configuration_is_not_taken_for_ours(store: FeatureStore) -> None:
+    other = store.config.model_copy()
+    other.__dict__["_offline_store"] = FeastConfigBaseModel()
+    with pytest.raises(AsofError, match=r"configured as FeastConfigBaseModel"):
+        session(other)

@@ -155,6 +155,31 @@ def test_parts_answer_like_the_whole(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_lost_under_a_stream_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prices(tmp_path, ("a", 0, 0, 1.0))
+    store = price_store(tmp_path)
+    job = store.get_historical_features(asked(("a", HOUR)), FEATURES)
+
+    def lost() -> Iterator[pa.RecordBatch]:
+        yield job.to_arrow().to_batches()[0]
+        raise OSError(f"IO Error: Cannot open file {tmp_path}/prices/part-0.parquet")
+
+    class Lost:
+        def __init__(self, relation: Any) -> None:
+            self._relation = relation
+
+        def to_arrow_reader(self, batch_rows: int) -> pa.RecordBatchReader:
+            return pa.RecordBatchReader.from_batches(self._relation.to_arrow_table().schema, lost())
+
+    whole = PlannedJoin._whole
+    monkeypatch.setattr(PlannedJoin, "_whole", lambda join, con: Lost(whole(join, con)))
+    reader = job.to_reader()
+    monkeypatch.undo()
+    assert reader.read_next_batch().num_rows == 1
+    with pytest.raises(AsofError, match=r"part-0\.parquet.*was probably vacuumed"):
+        reader.read_next_batch()
+
+
 @pytest.mark.parametrize("batches", [0, 1, 3])
 def test_a_stream_that_breaks_goes_on_where_it_stopped(batches: int) -> None:
     whole = _join().table()
@@ -202,6 +227,9 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
 def test_a_query_streams_and_says_what_breaks() -> None:
     query = PlannedQuery(duck.connect, lambda _: "SELECT range AS i FROM range(10000) ORDER BY i")
     assert query.stream(3_000).read_all() == query.table()
+    wrong = PlannedQuery(duck.connect, lambda _: "SELECT nothing")
+    with pytest.raises(duckdb.BinderException, match="nothing"):
+        wrong.stream(1_000)
     breaking = PlannedQuery(
         duck.connect, lambda _: "SELECT CASE WHEN range = 900000 THEN error('x') END FROM range(1000000)"
     )

@@ -17,7 +17,7 @@ from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
-from feast.infra.offline_stores.bigquery_source import SavedDatasetBigQueryStorage
+from feast.infra.offline_stores.bigquery_source import BigQuerySource, SavedDatasetBigQueryStorage
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.infra.offline_stores.snowflake_source import SnowflakeLoggingDestination
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -169,6 +169,17 @@ def test_what_is_not_a_local_folder_is_refused(tmp_path: Path) -> None:
     source = price_source("s3://bucket/feature/prices")
     view = FeatureView(name="prices", entities=[], source=source)
     with pytest.raises(AsofError, match=r"'prices' is s3://bucket/feature/prices: only local folders"):
+        AsofOfflineStore.offline_write_batch(store.config, view, price_rows(), None)
+
+
+def test_a_view_without_a_source_of_files_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    view = FeatureView(name="prices", entities=[], source=price_source(str(tmp_path / "prices")))
+    view.batch_source = BigQuerySource(name="elsewhere", table="prices", timestamp_field="known_at")
+    with pytest.raises(AsofError, match=r"'elsewhere' is a BigQuerySource; this store reads FileSource only"):
+        AsofOfflineStore.offline_write_batch(store.config, view, price_rows(), None)
+    view.batch_source = None
+    with pytest.raises(AsofError, match=r"'prices' has no batch source to write to"):
         AsofOfflineStore.offline_write_batch(store.config, view, price_rows(), None)
 
 
