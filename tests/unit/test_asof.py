@@ -3,108 +3,39 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.data_format import DeltaFormat
+from feast import FeatureStore
 from feast.errors import FeastEntityDFMissingColumnsError
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.types import Float64, Int64, String
-from feast.value_type import ValueType
+from feast.repo_config import FeastConfigBaseModel
 
 from contrail.asof import AsofError, AsofOfflineStore, session
-
-T0 = datetime(2013, 3, 10, 6, 30, tzinfo=UTC)
-US = timedelta(microseconds=1)
-STAMP = pa.timestamp("us", tz="UTC")
-
-
-def _store(folder: Path, **offline: Any) -> FeatureStore:
-    config = RepoConfig(
-        project="test",
-        provider="local",
-        registry=str(folder / "registry.db"),
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        offline_store={"type": "contrail.asof.AsofOfflineStore", **offline},
-        entity_key_serialization_version=3,
-        repo_path=folder,
-    )
-    return FeatureStore(config=config)
-
-
-def _prices(folder: Path, hours: list[tuple[str, int, int, float]]) -> None:
-    """Append (key, event hour, created hour, price) rows to the source."""
-    table = pa.table(
-        {
-            "shop": [key for key, *_ in hours],
-            "known_at": pa.array([T0 + timedelta(hours=h) for _, h, _, _ in hours], STAMP),
-            "created_at": pa.array([T0 + timedelta(hours=c) for _, _, c, _ in hours], STAMP),
-            "price": [price for *_, price in hours],
-            "sold": pa.array([h for _, h, _, _ in hours], pa.int64()),
-        }
-    )
-    write_deltalake(str(folder / "prices"), table, mode="append")
-
-
-def _applied(folder: Path, **offline: Any) -> FeatureStore:
-    source = FileSource(
-        name="prices_source",
-        path=str(folder / "prices"),
-        file_format=DeltaFormat(),
-        timestamp_field="known_at",
-        created_timestamp_column="created_at",
-    )
-    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
-    view = FeatureView(
-        name="prices",
-        entities=[shop],
-        ttl=timedelta(hours=6),
-        schema=[
-            Field(name="shop", dtype=String),
-            Field(name="price", dtype=Float64),
-            Field(name="sold", dtype=Int64),
-        ],
-        source=source,
-    )
-    store = _store(folder, **offline)
-    store.apply([shop, source, view])
-    return store
+from tests.support.asof_store import (
+    FEATURES,
+    HOUR,
+    T0,
+    US,
+    asked,
+    open_store,
+    price_store,
+    values,
+    write_prices,
+)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
-    _prices(tmp_path, [("a", 0, 0, 1.0), ("a", 2, 2, 2.0), ("b", 0, 0, 5.0)])
-    return _applied(tmp_path)
+    write_prices(tmp_path, ("a", 0, 0, 1.0), ("a", 2, 2, 2.0), ("b", 0, 0, 5.0))
+    return price_store(tmp_path)
 
 
-FEATURES = ["prices:price", "prices:sold"]
-
-
-def _frame(*points: tuple[str | None, timedelta]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "shop": [key for key, _ in points],
-            "event_timestamp": [T0 + after for _, after in points],
-            "n": range(len(points)),
-        }
-    )
-
-
-def _values(frame: pd.DataFrame, column: str = "price") -> list[Any]:
-    return [None if pd.isna(value) else value for value in frame[column]]
-
-
-HOUR = timedelta(hours=1)
-
-
-def test_feast_keeps_the_frame_order_and_the_frame(store: FeatureStore) -> None:
-    frame = _frame(
+def test_feast_keeps_the_frame_order_and_theasked(store: FeatureStore) -> None:
+    frame = asked(
         ("a", 3 * HOUR),
         ("b", HOUR),
         ("a", -US),
@@ -116,7 +47,7 @@ def test_feast_keeps_the_frame_order_and_the_frame(store: FeatureStore) -> None:
     frame.index = pd.Index(range(10, 17), name="shelf")
     before = frame.copy(deep=True)
     answer = store.get_historical_features(frame, FEATURES).to_df()
-    assert _values(answer) == [2.0, 5.0, None, None, 1.0, 2.0, 5.0]
+    assert values(answer) == [2.0, 5.0, None, None, 1.0, 2.0, 5.0]
     assert list(answer.columns) == ["shop", "event_timestamp", "n", "price", "sold"]
     assert answer["n"].tolist() == list(range(7))
     pd.testing.assert_frame_equal(frame, before)
@@ -124,21 +55,21 @@ def test_feast_keeps_the_frame_order_and_the_frame(store: FeatureStore) -> None:
 
 def test_feast_order_and_count_at_fifty_thousand_rows(store: FeatureStore) -> None:
     rnd = random.Random(3)
-    frame = _frame(*((rnd.choice("abx"), rnd.randrange(-3, 9) * HOUR) for _ in range(50_000)))
+    frame = asked(*((rnd.choice("abx"), rnd.randrange(-3, 9) * HOUR) for _ in range(50_000)))
     answer = store.get_historical_features(frame, FEATURES).to_df()
     assert answer["n"].tolist() == list(range(50_000))
     assert answer["event_timestamp"].tolist() == frame["event_timestamp"].tolist()
 
 
 def test_feast_takes_arrow_and_sql_frames(store: FeatureStore) -> None:
-    frame = _frame(("b", HOUR), ("a", 2 * HOUR))
+    frame = asked(("b", HOUR), ("a", 2 * HOUR))
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     sql = (
         "SELECT 'b' AS shop, TIMESTAMPTZ '2013-03-10 07:30:00Z' AS at "
         "UNION ALL SELECT 'a', TIMESTAMPTZ '2013-03-10 08:30:00Z'"
     )
     for entity_rows in (arrow, sql):
-        assert _values(store.get_historical_features(entity_rows, FEATURES).to_df()) == [5.0, 2.0]
+        assert values(store.get_historical_features(entity_rows, FEATURES).to_df()) == [5.0, 2.0]
 
 
 def test_feast_without_a_frame_gives_every_event_in_the_window(store: FeatureStore) -> None:
@@ -148,36 +79,36 @@ def test_feast_without_a_frame_gives_every_event_in_the_window(store: FeatureSto
 
 
 def test_known_or_created_a_microsecond_later_is_not_seen(store: FeatureStore, tmp_path: Path) -> None:
-    _prices(tmp_path, [("a", 2, 4, 99.0)])  # a correction of the second price, two hours later
-    frame = _frame(("a", 2 * HOUR - US), ("a", 2 * HOUR), ("a", 4 * HOUR - US), ("a", 4 * HOUR))
-    assert _values(store.get_historical_features(frame, FEATURES).to_df()) == [1.0, 2.0, 2.0, 99.0]
+    write_prices(tmp_path, ("a", 2, 4, 99.0))  # a correction of the second price, two hours later
+    frame = asked(("a", 2 * HOUR - US), ("a", 2 * HOUR), ("a", 4 * HOUR - US), ("a", 4 * HOUR))
+    assert values(store.get_historical_features(frame, FEATURES).to_df()) == [1.0, 2.0, 2.0, 99.0]
 
 
 def test_a_late_version_of_an_old_event_does_not_hide_the_newer_event(
     store: FeatureStore, tmp_path: Path
 ) -> None:
-    _prices(tmp_path, [("a", 0, 3, 99.0)])  # corrects the first price when the second is long known
-    frame = _frame(("a", HOUR), ("a", 2 * HOUR), ("a", 3 * HOUR), ("a", 5 * HOUR))
-    assert _values(store.get_historical_features(frame, FEATURES).to_df()) == [1.0, 2.0, 2.0, 2.0]
+    write_prices(tmp_path, ("a", 0, 3, 99.0))  # corrects the first price when the second is long known
+    frame = asked(("a", HOUR), ("a", 2 * HOUR), ("a", 3 * HOUR), ("a", 5 * HOUR))
+    assert values(store.get_historical_features(frame, FEATURES).to_df()) == [1.0, 2.0, 2.0, 2.0]
 
 
 def test_versions_are_pinned_when_planned_and_can_be_asked_for(store: FeatureStore, tmp_path: Path) -> None:
-    frame = _frame(("a", 3 * HOUR))
+    frame = asked(("a", 3 * HOUR))
     path = str((tmp_path / "prices").resolve())
     planned = store.get_historical_features(frame, FEATURES)
-    _prices(tmp_path, [("a", 3, 3, 3.0)])
+    write_prices(tmp_path, ("a", 3, 3, 3.0))
     assert planned.delta_versions == {path: 0}
-    assert _values(planned.to_df()) == [2.0]
+    assert values(planned.to_df()) == [2.0]
     newest = store.get_historical_features(frame, FEATURES)
     assert newest.delta_versions == {path: 1}
-    assert _values(newest.to_df()) == [3.0]
-    again = _store(tmp_path, delta_versions={path: 0}).get_historical_features(frame, FEATURES)
+    assert values(newest.to_df()) == [3.0]
+    again = open_store(tmp_path, delta_versions={path: 0}).get_historical_features(frame, FEATURES)
     assert again.delta_versions == {path: 0}
-    assert _values(again.to_df()) == [2.0]
+    assert values(again.to_df()) == [2.0]
 
 
 def test_a_vacuumed_version_says_so(store: FeatureStore, tmp_path: Path) -> None:
-    planned = store.get_historical_features(_frame(("a", HOUR)), FEATURES)
+    planned = store.get_historical_features(asked(("a", HOUR)), FEATURES)
     table = DeltaTable(str(tmp_path / "prices"))
     write_deltalake(str(tmp_path / "prices"), table.to_pyarrow_table(), mode="overwrite")
     DeltaTable(str(tmp_path / "prices")).vacuum(
@@ -189,13 +120,13 @@ def test_a_vacuumed_version_says_so(store: FeatureStore, tmp_path: Path) -> None
 
 def test_streaming_equals_the_table(store: FeatureStore) -> None:
     job = store.get_historical_features(
-        _frame(*((key, h * HOUR) for h in range(9) for key in "abx")), FEATURES
+        asked(*((key, h * HOUR) for h in range(9) for key in "abx")), FEATURES
     )
     assert job.to_reader(5).read_all() == job.to_arrow()
 
 
 def test_pull_latest_is_cut_by_both_times(store: FeatureStore, tmp_path: Path) -> None:
-    _prices(tmp_path, [("a", 2, 4, 99.0), ("b", 3, 3, 6.0)])
+    write_prices(tmp_path, ("a", 2, 4, 99.0), ("b", 3, 3, 6.0))
     source = store.get_data_source("prices_source")
     arguments = (store.config, source, ["shop"], ["price"], "known_at", "created_at", T0 - HOUR)
 
@@ -212,19 +143,19 @@ def test_pull_latest_is_cut_by_both_times(store: FeatureStore, tmp_path: Path) -
 
 def test_feast_names_what_is_wrong(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(FeastEntityDFMissingColumnsError, match="shop"):
-        store.get_historical_features(_frame(("a", HOUR)).drop(columns="shop"), FEATURES)
+        store.get_historical_features(asked(("a", HOUR)).drop(columns="shop"), FEATURES)
     with pytest.raises(ValueError, match=r"\['price'\] are already columns"):
-        store.get_historical_features(_frame(("a", HOUR)).assign(price=0.0), FEATURES).to_df()
+        store.get_historical_features(asked(("a", HOUR)).assign(price=0.0), FEATURES).to_df()
     with pytest.raises(TypeError, match=r"'shop' is BIGINT.*'prices' is VARCHAR"):
-        store.get_historical_features(_frame(("a", HOUR)).assign(shop=1), FEATURES).to_df()
-    nobody = store.get_historical_features(_frame((None, HOUR)), FEATURES).to_df()
-    assert _values(nobody) == [None]
-    empty = store.get_historical_features(_frame(("a", HOUR)).iloc[:0], FEATURES).to_df()
+        store.get_historical_features(asked(("a", HOUR)).assign(shop=1), FEATURES).to_df()
+    nobody = store.get_historical_features(asked((None, HOUR)), FEATURES).to_df()
+    assert values(nobody) == [None]
+    empty = store.get_historical_features(asked(("a", HOUR)).iloc[:0], FEATURES).to_df()
     assert len(empty) == 0
     assert "price" in empty.columns
     (tmp_path / "prices").rename(tmp_path / "elsewhere")
     with pytest.raises(AsofError, match=r"prices_source.*no Delta table"):
-        store.get_historical_features(_frame(("a", HOUR)), FEATURES)
+        store.get_historical_features(asked(("a", HOUR)), FEATURES)
 
 
 def test_another_stores_configuration_is_not_taken_for_ours(store: FeatureStore) -> None:
