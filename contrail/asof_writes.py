@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from contrail.asof_sources import AsofError, absolute_path, is_delta, reversed_mapping, source_path
 from contrail.commits import PROVENANCE, Commit, Rows
@@ -56,7 +57,7 @@ def writable_columns(config: RepoConfig, source: DataSource) -> list[tuple[str, 
     path = source_path(config, source)
     if "://" in path or not is_delta(source):
         return None
-    opened = DeltaTable(path)
+    opened = _opened(path, f"source {source.name!r}")
     schema = pa.schema(opened.schema().to_arrow())
     filled_in = {*PROVENANCE.names, *([MONTH] if _by_month(opened, schema) else [])}
     return [(field.name, str(field.type)) for field in schema if field.name not in filled_in]
@@ -92,7 +93,7 @@ def append_to_source(config: RepoConfig, view: FeatureView, table: pa.Table) -> 
 
 
 def _append_to_delta(path: Path, view: str, rows: pa.Table, event_column: str) -> None:
-    opened = DeltaTable(path)
+    opened = _opened(str(path), f"the source of {view!r}")
     schema = pa.schema(opened.schema().to_arrow())
     content = pa.schema([field for field in schema if field.name not in PROVENANCE.names])
     if _by_month(opened, schema) and event_column in rows.column_names:
@@ -120,6 +121,13 @@ def _append_to_parquet(path: Path, view: str, rows: pa.Table) -> None:
     before = pq.read_table(path)
     rows = conformed(rows, before.schema, f"the source of {view!r}")
     _replace_file(path, pa.concat_tables([before, rows.replace_schema_metadata(before.schema.metadata)]))
+
+
+def _opened(path: str, what: str) -> DeltaTable:
+    try:
+        return DeltaTable(path)
+    except DeltaError as error:
+        raise AsofError(f"{what}: no Delta table can be opened at {path}: {error}") from error
 
 
 def _by_month(opened: DeltaTable, schema: pa.Schema) -> bool:

@@ -169,6 +169,18 @@ def test_what_is_not_a_local_folder_is_refused(tmp_path: Path) -> None:
         AsofOfflineStore.offline_write_batch(store.config, view, price_rows(), None)
 
 
+def test_a_missing_table_is_named(lake: Lake, tmp_path: Path) -> None:
+    store = price_store(tmp_path, source=price_source(lake.uri(TABLE)))
+    view = store.get_feature_view("prices")
+    Path(lake.uri(TABLE)).rename(tmp_path / "moved")
+    with pytest.raises(
+        AsofError, match=r"source 'prices_source': no Delta table can be opened at .*feature/prices"
+    ):
+        store.write_to_offline_store("prices", _pushed(("a", 1, 1, 2.0)))
+    with pytest.raises(AsofError, match=r"the source of 'prices': no Delta table can be opened"):
+        AsofOfflineStore.offline_write_batch(store.config, view, price_rows(("a", 1, 1, 2.0)), None)
+
+
 def test_a_view_without_a_source_of_files_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     view = FeatureView(name="prices", entities=[], source=price_source(str(tmp_path / "prices")))
