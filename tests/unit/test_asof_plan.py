@@ -29,6 +29,14 @@ STAMP = pa.timestamp("us", "UTC")
 START = np.datetime64("2013-03-01", "us")
 
 
+def _session() -> duckdb.DuckDBPyConnection:
+    """The project's settings without the Delta reader, whose loading would be most of these tests' time."""
+    con = duckdb.connect()
+    for statement in duck.session_settings():
+        con.execute(statement)
+    return con
+
+
 def _times(rng: np.random.Generator, count: int) -> pa.Array:
     return pa.array(START + rng.integers(0, 10 * 86_400, count).astype("timedelta64[s]"), STAMP)
 
@@ -69,7 +77,7 @@ def _join(spine_rows: int = 3_000) -> PlannedJoin:
         return JoinView(name, "facts", keys, "ts", "created", timedelta(days=2), features)
 
     views = [view("one", {"k": "k"}), view("two", {"k": "k", "name": "name"}), view("none", {})]
-    return PlannedJoin(duck.connect, load, "at", "row", views, knowledge_time=True, spool=None)
+    return PlannedJoin(_session, load, "at", "row", views, knowledge_time=True, spool=None)
 
 
 @dataclass
@@ -78,12 +86,13 @@ class Refusing:
 
     times: int
     after_batches: int | None = None
+    connect: Callable[[], duckdb.DuckDBPyConnection] = _session
     opened: int = 0
     sessions: list[duckdb.DuckDBPyConnection] = field(default_factory=list)
 
     def __call__(self) -> Any:
         self.opened += 1
-        con = duck.connect()
+        con = self.connect()
         self.sessions.append(con)
         if self.opened > self.times:
             return con
@@ -225,13 +234,13 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
 
 
 def test_a_query_streams_and_says_what_breaks() -> None:
-    query = PlannedQuery(duck.connect, lambda _: "SELECT range AS i FROM range(10000) ORDER BY i")
+    query = PlannedQuery(_session, lambda _: "SELECT range AS i FROM range(10000) ORDER BY i")
     assert query.stream(3_000).read_all() == query.table()
-    wrong = PlannedQuery(duck.connect, lambda _: "SELECT nothing")
+    wrong = PlannedQuery(_session, lambda _: "SELECT nothing")
     with pytest.raises(duckdb.BinderException, match="nothing"):
         wrong.stream(1_000)
     breaking = PlannedQuery(
-        duck.connect, lambda _: "SELECT CASE WHEN range = 900000 THEN error('x') END FROM range(1000000)"
+        _session, lambda _: "SELECT CASE WHEN range = 900000 THEN error('x') END FROM range(1000000)"
     )
     with pytest.raises(OSError, match="Invalid Input Error: x"):
         breaking.stream(1_000).read_all()
@@ -299,7 +308,7 @@ def test_without_a_frame_parts_answer_the_same(tmp_path: Path, monkeypatch: pyte
         return job.to_arrow().combine_chunks()
 
     whole = everything()
-    refusing = Refusing(times=1)
+    refusing = Refusing(times=1, connect=duck.connect)
     monkeypatch.setattr("contrail.asof.session", lambda config: refusing())
     assert everything() == whole
     assert whole.num_rows == 25
