@@ -106,7 +106,7 @@ def check(
     values: list[dict[str, str | None]] = []
     refused: list[Refused] = []
     for event in events:
-        text = event if isinstance(event, str) else json.dumps(dict(event), default=_plain)
+        text = _storable(event) if isinstance(event, str) else json.dumps(dict(event), default=_plain)
         try:
             values.append(_fields(text, contract))
             texts.append(text.strip())
@@ -138,7 +138,7 @@ def _fields(text: str, contract: Contract) -> dict[str, str | None]:
     """
     try:
         found: Any = json.loads(text, parse_int=str, parse_float=str)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the event is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError("the event is no JSON object: write {" + f'"{contract.column_names[0]}": …' + "}")
@@ -147,10 +147,18 @@ def _fields(text: str, contract: Contract) -> dict[str, str | None]:
         raise ValueError(
             f"{contract.table} has no column {', '.join(other)}; it has {', '.join(contract.column_names)}"
         )
+    texts = {name: value for name, value in event.items() if isinstance(value, str)}
+    if halves := [name for name, value in texts.items() if _storable(value) != value]:
+        raise ValueError(f"column {halves[0]} holds {texts[halves[0]]!r}, which has half a character")
     nested = [name for name, value in event.items() if isinstance(value, dict | list)]
     if nested:
         raise ValueError(f"column {nested[0]} holds {event[nested[0]]!r}, which is not one value")
     return {name: _text(event.get(name)) for name in contract.column_names}
+
+
+def _storable(text: str) -> str:
+    """The text with half characters spelled out: JSON can say them, and a stream of bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(value: Any) -> str | None:

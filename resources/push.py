@@ -309,8 +309,10 @@ def _only_one(path: Path) -> Generator[None]:
     """A lock that ends with the process: two who know different events would write over each other.
 
     Raises:
-        PushError: another process holds it.
+        PushError: another process holds it, or there is no such home.
     """
+    if not path.parent.is_dir():
+        raise PushError(f"nothing to push into: there is no home {path.parent} (contrail run)")
     with path.open("a", encoding="utf-8") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

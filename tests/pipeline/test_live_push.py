@@ -278,6 +278,11 @@ def test_two_do_not_push_into_one_home(home):
         LivePush(home)
 
 
+def test_a_home_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PushError, match="nothing to push into: there is no home .*nowhere"):
+        LivePush(Settings(home=tmp_path / "nowhere"))
+
+
 def test_what_could_not_be_written_is_written_by_the_next_call(whole, home, leg, monkeypatch):
     departed, _, tail = leg_of(whole)
 

@@ -95,12 +95,23 @@ def test_a_bad_event_is_refused_with_column_value_and_rule(con, contract, change
 
 
 @pytest.mark.parametrize(
-    ("line", "words"), [("{", "no JSON"), ("[1]", "no JSON object"), ("3", "no JSON object")]
+    ("line", "words"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "no JSON object"),
+        ("3", "no JSON object"),
+        ("[" * 100_000, "no JSON: maximum recursion depth"),
+        ('{"note": "\\ud800"}', "column note holds '\\ud800', which has half a character"),
+        ('{"note": "\udcff"}', "column note holds '\\udcff', which has half a character"),
+        ("\udcff", "no JSON"),
+    ],
+    ids=["cut", "list", "number", "deep", "half a character", "bytes that are no text", "no text at all"],
 )
-def test_a_line_that_is_no_event_is_refused(con, contract, line, words):
+def test_a_line_that_is_no_event_is_refused_and_kept(con, contract, lake, line, words):
     checked = push.check(con, contract, [line, event(1)], at=NOW)
     assert checked.rows.num_rows == 1
     assert words in checked.refused[0].reason
+    assert Journal(lake, contract, "run-1").append(checked) == 1
 
 
 def test_a_rule_that_only_a_whole_file_can_be_judged_by_is_named(tmp_path, con):
