@@ -34,6 +34,13 @@ _COLUMNS = (
     "tail_number", "tail_known_at", "departed_known_at", "departure_delay_minutes", "arrived_known_at",
     "arrival_delay_minutes", "cancelled_known_at", "outcome_known_at", "is_disrupted", "is_retracted",
 )  # fmt: skip
+_FACTS_KNOWN = (
+    "tail_known_at",
+    "departed_known_at",
+    "arrived_known_at",
+    "cancelled_known_at",
+    "outcome_known_at",
+)
 # A version that did not come on its feed's regular time.
 IRREGULAR = "(is_retracted OR created_at > schedule_known_at)"
 
@@ -95,7 +102,8 @@ def revision(
     """Which part of a table changes by versions that came since it was built.
 
     A version of a late or correcting file changes what is known from its creation on. A regular one that was not there
-    (its day was held back, because another file of it was blocked) belongs to what was known then.
+    (its day was held back, because another file of it was blocked) belongs to what was known then; so does a regular
+    fact that a version did not have (its day was held back after it had been built once).
 
     Args:
         con: a session with the views ``departures`` and ``departures_before``, what was built from.
@@ -103,15 +111,23 @@ def revision(
         days: the service dates that were written since; None: any.
         built_until: the exclusive end of what is built.
     """
-    among = f"AND {Days(*days).condition}" if days else ""
+    among = Days(*days).condition if days else "true"
+    before = ", ".join(f"{at} AS {at}_before" for at in _FACTS_KNOWN)
+    others = ", ".join(
+        f"CASE WHEN {at} IS DISTINCT FROM {at}_before THEN least({at}, {at}_before) END"
+        for at in _FACTS_KNOWN
+    )
     first = "least(departed_known_at, arrived_known_at, cancelled_known_at, outcome_known_at, scheduled_departure_at)"
     row = con.sql(
         f"""SELECT min(service_date), max(service_date), min(changes_from) FROM (
-          SELECT service_date, {IRREGULAR} AS is_irregular,
-            CASE WHEN is_irregular THEN created_at ELSE greatest(schedule_known_at, {first}) END AS changes_from
-          FROM departures ANTI JOIN departures_before USING (departure_id, created_at)
-          WHERE true {among})
-        WHERE is_irregular OR changes_from < {utc_literal(built_until)}"""
+          SELECT service_date, was_there IS NULL AND {IRREGULAR} AS is_correction,
+            CASE WHEN is_correction THEN created_at
+              WHEN was_there IS NULL THEN greatest(schedule_known_at, {first})
+              WHEN least({others}) IS NOT NULL THEN greatest(created_at, least({others})) END AS changes_from
+          FROM (FROM departures WHERE {among}) LEFT JOIN (
+            SELECT departure_id, created_at, true AS was_there, {before} FROM departures_before WHERE {among})
+          USING (departure_id, created_at))
+        WHERE is_correction OR changes_from < {utc_literal(built_until)}"""
     ).fetchone()
     if row is None or row[0] is None:
         return None

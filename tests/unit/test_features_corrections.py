@@ -317,3 +317,17 @@ def test_a_day_that_was_held_back_belongs_to_what_was_known_then(name):
     assert part.hi >= utc("2013-03-08 18:45")
     assert table.revise(con, (HI.date(), HI.date()), HI) is None, "other days were written"
     assert table.revise(con, None, utc("2013-03-07 09:00")) is None, "nothing of it is built yet"
+
+
+@pytest.mark.parametrize("name", ["network_state", "aircraft_leg", "flight_history"])
+def test_a_fact_of_a_day_that_was_held_back_later_belongs_to_what_was_known_then(name):
+    """The day had been built once; then a second file of it was blocked, and the next day's reports did not reach it."""
+    landed = departure("2013-03-08 23:00", delay=20, arrival_delay=30, tail_number="N1")
+    on_its_way = departure("2013-03-08 23:00", delay=20, tail_number="N1")
+    con = session_with([landed])
+    con.register("departures_before", pa.Table.from_pylist([on_its_way], schema=DEPARTURE_SCHEMA))
+    table = FEATURE_TABLES[name]
+    part = table.revise(con, None, HI)
+    assert part.created_from == utc("2013-03-09 01:15"), "late by absence, before it landed"
+    assert part.hi >= utc("2013-03-09 01:30")
+    assert table.revise(con, None, utc("2013-03-09 01:15")) is None, "the ordinary growth of a day is none"
