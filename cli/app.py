@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from cli import features
 from cli.output import Failure, report_failure
+from contrail.settings import Settings, in_words
 
 app = typer.Typer(
     name="contrail",
@@ -135,6 +138,12 @@ def main() -> None:
         app()
     except Failure as failure:
         sys.exit(report_failure(failure))
+    except SettingsError as error:
+        sys.exit(report_failure(Failure(f"a setting cannot be read: {error}")))
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        sys.exit(report_failure(Failure(in_words(error))))
 
 
 if __name__ == "__main__":

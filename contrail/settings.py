@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +20,10 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """Where things are, how much of the machine may be used, and which clock counts."""
 
-    model_config = SettingsConfigDict(env_prefix="CONTRAIL_", extra="forbid", frozen=True)
+    # A message about one setting would otherwise show the others as they were given, secrets too.
+    model_config = SettingsConfigDict(
+        env_prefix="CONTRAIL_", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(
         default=REPO_ROOT / ".contrail", description="Folder that holds lake, registry, stores and logs."
@@ -131,6 +134,15 @@ class Settings(BaseSettings):
     @property
     def dbt_target(self) -> Path:
         return REPO_ROOT / "dbt_project" / "target"
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with the settings, each with its variable, and no value."""
+    said: list[str] = []
+    for one in error.errors(include_input=False, include_url=False):
+        variable = "".join(f"CONTRAIL_{part}".upper() for part in one["loc"][:1])
+        said.append(": ".join(filter(None, [variable, one["msg"].removeprefix("Value error, ")])))
+    return "; ".join(said)
 
 
 def export(variables: dict[str, str]) -> None:

@@ -1,0 +1,58 @@
+"""What is said of settings that cannot be: which variable, and no value of any, for some are secret."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from cli.app import main
+from contrail.settings import Settings
+
+
+REDIS_URL = "redis://reader:s3cret@cache.example/0"  # pragma: allowlist secret
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRAIL_REDIS_URL", REDIS_URL)
+    monkeypatch.setenv("CONTRAIL_ALERT_URLS", '["mailto://me:s3cret@mail.example"]')
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CONTRAIL_CLOCK", "replay", "CONTRAIL_CLOCK=replay needs CONTRAIL_REPLAY_AT"),
+        ("CONTRAIL_REPLAY_AT", "2013-01-01T00:00", "CONTRAIL_REPLAY_AT has no zone"),
+        ("CONTRAIL_THREADS", "none", "CONTRAIL_THREADS: Input should be a valid integer"),
+        ("CONTRAIL_ONLINE_STORE", "paper", "CONTRAIL_ONLINE_STORE: Input should be 'sqlite' or 'redis'"),
+        (
+            "CONTRAIL_ALERT_URLS",
+            "mailto://me:s3cret@mail.example",
+            'a setting cannot be read: .*"alert_urls"',
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["contrail", "env"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 1
+    assert shown.out == ""
+    assert shown.err.startswith("contrail: ")
+    assert shown.err.count("\n") == 1
+    assert "s3cret" not in shown.err
+    assert re.search(said, shown.err)
+
+
+def test_the_error_itself_shows_no_other_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTRAIL_CLOCK", "replay")
+    with pytest.raises(ValidationError, match="CONTRAIL_REPLAY_AT") as caught:
+        Settings()
+    assert "s3cret" not in str(caught.value)
