@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def examine(settings: Settings) -> list[Finding]:
     """All checks, each caught by itself: one that cannot even run is a finding too."""
     checks: list[Callable[[Settings], Finding]] = [
         _python, _duckdb, _openmp, _home, _free_space, _put_if_absent, _tool_files, _manifest, _contracts, _landed,
-        _stores,
+        _stores, _online_store,
     ]  # fmt: skip
     found: list[Finding] = []
     for check in checks:
@@ -168,3 +169,20 @@ def _stores(settings: Settings) -> Finding:
             return Finding("stores", False, f"{path.name}: {said}", f"restore {path} from the backup")
         told.append(f"{path.name} ok")
     return Finding("stores", True, ", ".join(told) or "none yet")
+
+
+def _online_store(settings: Settings) -> Finding:
+    """A Redis must answer, within the waits that its clients have; the SQLite file is one of `_stores`."""
+    from contrail.online_layout import OnlineError
+    from contrail.online_stores import connection_address, redis_client, redis_connection_string, redis_errors
+
+    name = "online store"
+    if settings.online_store == "sqlite" or settings.redis_url is None:
+        return Finding(name, True, f"SQLite, {settings.online_store_path.name}")
+    try:
+        address = connection_address(redis_connection_string(settings.redis_url.get_secret_value()))
+        with redis_errors(address), closing(redis_client(address)) as client:
+            client.ping()
+    except OnlineError as error:
+        return Finding(name, False, str(error), "start it, or mend CONTRAIL_REDIS_URL (docs/operations.md)")
+    return Finding(name, True, f"redis {address} answers")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import Failure, print_json, say, table
+from cli.output import Failure, failures, print_json, say, table
 from contrail.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,9 +182,11 @@ def described(settings: Settings, name: str) -> Described:
 
 def print_changes(*, as_json: bool) -> None:
     """Print what `feast apply` would change, feature by feature; nothing is written."""
+    from contrail.online_layout import OnlineError
     from resources.feature_store import FeatureStoreResource
 
-    found = FeatureStoreResource(home=str(Settings().home)).pending_changes()
+    with failures(OnlineError):
+        found = FeatureStoreResource(home=str(Settings().home)).pending_changes()
     if as_json:
         print_json(found)
     elif not found:

@@ -13,9 +13,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from contrail import feast_config
 from contrail.settings import Settings
 
 _HOME = "CONTRAIL_HOME"
+_FEAST = "FEAST_FS_YAML_FILE_PATH"
 
 _DAGSTER_YAML = """\
 # Written by `make` (contrail.environment); edits are overwritten.
@@ -32,10 +34,11 @@ def variables(settings: Settings) -> dict[str, str]:
     """The environment of every tool that works on this home: absolute paths, no secret.
 
     `MLFLOW_TRACKING_URI` serves clients, `MLFLOW_BACKEND_STORE_URI` and `MLFLOW_DEFAULT_ARTIFACT_ROOT` serve
-    ``mlflow ui``, `DBT_*` serve ``dbt``. `OMP_WAIT_POLICY=PASSIVE` lets idle OpenMP threads sleep where they would
-    otherwise spin on the core that DuckDB wants. The last block keeps the tools from calling home.
+    ``mlflow ui``, `DBT_*` serve ``dbt``, `FEAST_FS_YAML_FILE_PATH` serves ``feast`` (`cli.env` makes the file).
+    `OMP_WAIT_POLICY=PASSIVE` lets idle OpenMP threads sleep where they would otherwise spin on the core that DuckDB
+    wants. The last block keeps the tools from calling home.
     """
-    return _in_home(settings) | _elsewhere(settings)
+    return {**_in_home(settings), _FEAST: str(feast_config.yaml_path(settings)), **_elsewhere(settings)}
 
 
 def _in_home(settings: Settings) -> dict[str, str]:
@@ -63,7 +66,7 @@ def _elsewhere(settings: Settings) -> dict[str, str]:
 
 
 def dotenv(settings: Settings) -> str:
-    """The text of `.env`: the same for every home of this installation.
+    """The text of `.env`: the same for every home of this installation. `feast` reads no `.env`: its part is left out.
 
     Dagster lets `.env` win over the environment. Everything is therefore written in terms of `CONTRAIL_HOME`, and that
     one gives way to the environment and falls back to the default home: ``CONTRAIL_HOME=/elsewhere dagster dev`` uses

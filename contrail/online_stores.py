@@ -193,9 +193,18 @@ def redis_address(config: RepoConfig) -> RedisAddress:
     """
     if (kind := store_kind(config)) != "redis":
         raise OnlineError(f"the online store is {kind}, not Redis")
+    return connection_address(str(cast("Any", config.online_store).connection_string))
+
+
+def connection_address(connection_string: str) -> RedisAddress:
+    """Feast's `connection_string`, taken apart.
+
+    Raises:
+        OnlineError: the text names no host and port, or more than one.
+    """
     places: list[str] = []
     options: dict[str, Any] = {}
-    for part in str(cast("Any", config.online_store).connection_string).split(","):
+    for part in connection_string.split(","):
         name, equals, value = part.partition("=")
         if not equals:
             places.append(part)
@@ -213,11 +222,15 @@ def redis_address(config: RepoConfig) -> RedisAddress:
 
 
 def redis_client(
-    config: RepoConfig, *, connect_seconds: float | None = None, read_seconds: float | None = None
+    store: RepoConfig | RedisAddress,
+    *,
+    connect_seconds: float | None = None,
+    read_seconds: float | None = None,
 ) -> redis.Redis:
-    """A client of the store's Redis with its own pool; nothing is connected yet. Use it under `redis_errors`.
+    """A client of a Redis with its own pool; nothing is connected yet. Use it under `redis_errors`.
 
     Args:
+        store: Feast's configuration, or the server's address.
         connect_seconds: how long a connection may take; the `connection_string`'s, else `CONNECT_SECONDS`.
         read_seconds: how long an answer may take; the `connection_string`'s, else `READ_SECONDS`.
     """
@@ -225,7 +238,7 @@ def redis_client(
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    address = redis_address(config)
+    address = store if isinstance(store, RedisAddress) else redis_address(store)
     options = dict(address.options)
     for name, asked, default in (
         ("socket_connect_timeout", connect_seconds, CONNECT_SECONDS),
@@ -238,7 +251,7 @@ def redis_client(
 
 
 @contextmanager
-def redis_errors(config: RepoConfig) -> Generator[None]:
+def redis_errors(store: RepoConfig | RedisAddress) -> Generator[None]:
     """Redis' errors in this block, in words.
 
     Raises:
@@ -250,7 +263,8 @@ def redis_errors(config: RepoConfig) -> Generator[None]:
     try:
         yield
     except redis.RedisError as error:
-        place = f"the online store at redis {redis_address(config)}"
+        address = store if isinstance(store, RedisAddress) else redis_address(store)
+        place = f"the online store at redis {address}"
         if isinstance(error, redis.TimeoutError):
             raise OnlineError(f"{place} does not answer ({error}): is it hung or out of reach?") from error
         if isinstance(error, redis.AuthenticationError | NoPermissionError):

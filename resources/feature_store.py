@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,19 @@ from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 import pyarrow as pa
-import yaml
 
 from contrail.asof_shards import Joined
 from contrail.asof_sources import join_view, source_path
 from contrail.clock import pin_utc
+from contrail.feast_config import FEATURE_REPO, feature_store_yaml
 from contrail.feature_changes import FeatureChange
 from contrail.lake import Commit, Lake
-from contrail.online_stores import redis_connection_string
 from contrail.online_write import Materialized, materialize_view, prepare_store
-from contrail.settings import REPO_ROOT, Settings
+from contrail.settings import Settings
 from contrail.shards import Means
 from feature_repo.online_vectors import OnlineVector, OnlineVectors
 from resources import historical
@@ -39,7 +37,6 @@ from resources.historical import Retrieval
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView
 
-FEATURE_REPO = REPO_ROOT / "feature_repo"
 # What Feast prints where nothing changed: the second for every view, each time, where the online store is Redis.
 _NO_CHANGE = ("No changes", "Deploying infrastructure for")
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -112,6 +109,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             label_views=[],
             permissions=[],
         )
+        self._leave_other_homes_alone(store)
         prepare_store(store.config, list(declared.views))
         said = io.StringIO()
         # Feast's command line prints its plan; here it is part of the answer. Its on-demand views are "experimental"
@@ -238,6 +236,24 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
         finally:
             vectors.reader.close()
 
+    def _leave_other_homes_alone(self, store: FeatureStore) -> None:
+        """Make the registry forget SQLite tables that lie in another file than this home's.
+
+        The registry of a home that was copied or moved names those of the first one. Feast would "update" them: drop
+        them there, with all that the first home serves, and create them here.
+        """
+        from feast.infra.registry.registry import Registry
+
+        if not isinstance(store.registry, Registry):
+            return
+        own = self.settings.online_store_path.resolve()
+        tables = cast("Any", store.registry.proto()).infra.infra_objects
+        kept = [table for table in tables if (FEATURE_REPO / table.sqlite_table.path).resolve() == own]
+        if len(kept) < len(tables):
+            del tables[:]
+            tables.extend(kept)
+            store.registry.commit()
+
     def _lake(self) -> Lake:
         return Lake(self.settings.lake_root)
 
@@ -299,36 +315,3 @@ def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_times(item) for key, item in value.items() if key != "meta"}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def feature_store_yaml(settings: Settings) -> Path:
-    """The `feature_store.yaml` of a home; but for the default home with SQLite it is written into the home.
-
-    ``feast -c feature_repo -f <it> …`` works on the same store as `FeatureStoreResource`. One that names a Redis may
-    hold its password, and nobody else may read it.
-
-    Raises:
-        OnlineError: the setting `redis_url` is no address of a Redis.
-    """
-    literal = FEATURE_REPO / "feature_store.yaml"
-    url = settings.redis_url if settings.online_store == "redis" else None
-    if url is None and settings.home == REPO_ROOT / ".contrail":
-        return literal
-    config = yaml.safe_load(literal.read_text())
-    config["registry"]["path"] = str(settings.registry_path)
-    config["online_store"]["path"] = str(settings.online_store_path)
-    if url is not None:
-        connection = redis_connection_string(url.get_secret_value())
-        config["online_store"] = {"type": "redis", "connection_string": connection}
-    config["offline_store"]["temp_directory"] = str(settings.temp_root)
-    text = "# Written by contrail for this home; feature_repo/feature_store.yaml is the original.\n"
-    text += yaml.safe_dump(config, sort_keys=False)
-    path = settings.home / "feature_store.yaml"
-    if not path.exists() or path.read_text() != text:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        draft.unlink(missing_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o666 if url is None else 0o600), "w") as file:
-            file.write(text)
-        draft.replace(path)
-    return path

@@ -17,13 +17,14 @@ import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
+from contrail.feast_config import FEATURE_REPO, feature_store_yaml
 from contrail.settings import REPO_ROOT, Settings
 from contrail.shards import ShardError
 from feature_repo.use_cases import LATE_FLIGHT_2H
 from features.request_time import CATEGORICAL, FEATURE_ORDER
 from features.tables import FEATURE_TABLES
 from features.vectors import PRIORS, VIEW_FEATURES, fill_priors
-from resources.feature_store import FEATURE_REPO, FeatureStoreResource, feature_store_yaml, registry_sha256
+from resources.feature_store import FeatureStoreResource, registry_sha256
 from tests.support import nyc_clean
 
 FIRST, LAST = date(2013, 3, 1), date(2013, 3, 7)

@@ -13,11 +13,12 @@ from deltalake import write_deltalake
 from pydantic import SecretStr, ValidationError
 
 from contrail import environment
+from contrail.feast_config import feature_store_yaml
 from contrail.online_stores import redis_connection_string
 from contrail.online_views import OnlineError
 from contrail.settings import Settings
 from features.tables import FEATURE_TABLES
-from resources.feature_store import FeatureStoreResource, feature_store_yaml
+from resources.feature_store import FeatureStoreResource
 from tests.support.redis_server import RedisServer
 
 NOW = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -107,7 +108,7 @@ def test_the_address_of_a_redis_is_for_its_owner_alone(tmp_path: Path) -> None:
         "db": 4,
         "ssl": True,
         "username": "reader",
-        "password": "s3cret,$HOME",
+        "password": "s3cret,$HOME",  # pragma: allowlist secret
         "socket_connect_timeout": 0.5,
         "socket_timeout": 2,
         "ssl_cert_reqs": "none",

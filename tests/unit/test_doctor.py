@@ -1,0 +1,52 @@
+"""`contrail doctor`: what it says of the online store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cli.doctor import Finding, examine
+from contrail.settings import Settings
+from tests.support.redis_server import RedisServer
+
+
+def online_store(settings: Settings) -> Finding:
+    (found,) = [finding for finding in examine(settings) if finding.check == "online store"]
+    return found
+
+
+def redis(home: Path, url: str) -> Settings:
+    return Settings(home=home, online_store="redis", redis_url=SecretStr(url))
+
+
+def test_sqlite_needs_no_server(tmp_path: Path) -> None:
+    assert online_store(Settings(home=tmp_path)) == Finding("online store", True, "SQLite, online_store.db")
+
+
+def test_a_redis_that_answers(tmp_path: Path, redis_server: RedisServer) -> None:
+    found = online_store(redis(tmp_path, f"redis://{redis_server.address}/3"))
+    assert found == Finding("online store", True, f"redis {redis_server.address}/3 answers")
+
+
+def test_a_redis_that_hangs_is_not_waited_for(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.hang()
+    try:
+        began = time.monotonic()
+        found = online_store(redis(tmp_path, f"redis://:s3cret@{own_redis.address}?socket_timeout=0.2"))
+        took = time.monotonic() - began
+    finally:
+        own_redis.go_on()
+    assert (found.ok, "does not answer" in found.found) == (False, True)
+    assert "s3cret" not in found.found + found.remedy
+    assert took < 30  # of which the other checks take most; redis-py would wait for ever
+
+
+def test_a_redis_that_is_down_or_no_address(tmp_path: Path) -> None:
+    found = online_store(redis(tmp_path, "redis://reader:s3cret@127.0.0.1:1/0"))
+    assert (found.ok, "127.0.0.1:1/0 cannot be reached" in found.found) == (False, True)
+    no_address = online_store(redis(tmp_path, "http://reader:s3cret@127.0.0.1"))
+    assert (no_address.ok, "CONTRAIL_REDIS_URL must be redis://" in no_address.found) == (False, True)
+    assert "CONTRAIL_REDIS_URL" in found.remedy
+    assert "s3cret" not in found.found + found.remedy + no_address.found + no_address.remedy
