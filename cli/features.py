@@ -72,5 +72,5 @@ def _instant(text: str | None) -> datetime | None:
     except ValueError as error:
         raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
     if at.tzinfo is None:
-        raise Failure(f"--at {text!r} has no zone: write {text}Z for UTC")
+        raise Failure(f"--at {text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
     return at

@@ -144,7 +144,9 @@ def _typed(key: str, kind: str, text: str) -> Any:
     except ValueError as error:
         raise Failure(f"--entity {key}={text}: {key} is of type {kind}, as in {_how(key, kind)}") from error
     if isinstance(value, datetime) and value.tzinfo is None:
-        raise Failure(f"--entity {key}={text} has no zone: write {text}Z for UTC")
+        raise Failure(
+            f"--entity {key}={text} has no zone: write {value.isoformat(timespec='minutes')}Z for UTC"
+        )
     return value
 
 
