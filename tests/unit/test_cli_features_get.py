@@ -159,6 +159,7 @@ LACKING = {key: value for key, value in KEY_OPTIONS.items() if key not in ("tail
         (KEY_OPTIONS, ("--use-case", "late_flight_2h", "--service", "late_flight_2h"), "give one of them"),
         (KEY_OPTIONS, ("--at", "yesterday"), "--at 'yesterday' is no ISO instant: write 2013-12-31T18:00Z"),
         (KEY_OPTIONS, ("--at", "2013-03-08T18:00"), "--at '2013-03-08T18:00' has no zone: write 2013-03-08T18:00Z for UTC"),
+        (KEY_OPTIONS, ("--at", "2013-03-08"), "has no zone: write 2013-03-08T00:00Z for UTC"),
         (KEY_OPTIONS, ("--at", "2013-03-08T12:00Z"), "holds a row known at 2013-03-08T17:15:00+00:00, after the instant asked about"),
     ],
 )  # fmt: skip

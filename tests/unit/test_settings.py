@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from cli.app import main
 from contrail.settings import Settings
 
-
 REDIS_URL = "redis://reader:s3cret@cache.example/0"  # pragma: allowlist secret
+ALERT_URLS = '["mailto://me:s3cret@mail.example"]'  # pragma: allowlist secret
 
 
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTRAIL_REDIS_URL", REDIS_URL)
-    monkeypatch.setenv("CONTRAIL_ALERT_URLS", '["mailto://me:s3cret@mail.example"]')
+    monkeypatch.setenv("CONTRAIL_ALERT_URLS", ALERT_URLS)
 
 
 @pytest.mark.parametrize(
