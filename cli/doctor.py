@@ -172,17 +172,60 @@ def _stores(settings: Settings) -> Finding:
 
 
 def _online_store(settings: Settings) -> Finding:
-    """A Redis must answer, within the waits that its clients have; the SQLite file is one of `_stores`."""
+    """A Redis must answer, within the waits that its clients have; and what was written online must still be there."""
     from contrail.online_layout import OnlineError
     from contrail.online_stores import connection_address, redis_client, redis_connection_string, redis_errors
 
     name = "online store"
+    recorded = _recorded_online(settings)
     if settings.online_store == "sqlite" or settings.redis_url is None:
-        return Finding(name, True, f"SQLite, {settings.online_store_path.name}")
+        place = f"SQLite, {settings.online_store_path.name}"
+        lost = [view for view in recorded if not _has_rows(settings, view)]
+    else:
+        try:
+            address = connection_address(redis_connection_string(settings.redis_url.get_secret_value()))
+            with redis_errors(address), closing(redis_client(address)) as client:
+                client.ping()
+                lost = [] if client.dbsize() else recorded
+        except OnlineError as error:
+            return Finding(
+                name, False, str(error), "start it, or mend CONTRAIL_REDIS_URL (docs/operations.md)"
+            )
+        place = f"redis {address} answers"
+    if lost:
+        remedy = "materialise feature_store/registry, then feature_store/online"
+        return Finding(name, False, f"{place}, but holds nothing of {', '.join(lost)}", remedy)
+    return Finding(name, True, place)
+
+
+def _recorded_online(settings: Settings) -> list[str]:
+    """The views of which the last materialisation says that it has rows online."""
+    from contrail import duck
+    from contrail.lake import Lake
+    from feature_repo.view_rules import ONLINE_TABLE
+
+    lake = Lake(settings.lake_root)
+    if not lake.exists(ONLINE_TABLE):
+        return []
+    with duck.connect() as con:
+        found = con.execute(f"SELECT feature_view FROM {lake.scan(ONLINE_TABLE)} WHERE rows > 0 ORDER BY ALL")
+        return [str(view) for (view,) in found.fetchall()]
+
+
+def _has_rows(settings: Settings, view: str) -> bool:
+    """Whether the SQLite file has any row of a view."""
+    import yaml
+
+    from contrail.duck import quote_identifier
+    from contrail.feast_config import FEATURE_REPO
+
+    project = yaml.safe_load((FEATURE_REPO / "feature_store.yaml").read_text())["project"]
     try:
-        address = connection_address(redis_connection_string(settings.redis_url.get_secret_value()))
-        with redis_errors(address), closing(redis_client(address)) as client:
-            client.ping()
-    except OnlineError as error:
-        return Finding(name, False, str(error), "start it, or mend CONTRAIL_REDIS_URL (docs/operations.md)")
-    return Finding(name, True, f"redis {address} answers")
+        uri = f"file:{settings.online_store_path}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=5)) as con:
+            table = quote_identifier(f"{project}_{view}")
+            return con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error) or "unable to open" in str(error):
+            return False
+        raise

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import SecretStr
 
+from assets.feature_store import ONLINE_SCHEMA
 from cli.doctor import Finding, examine
+from contrail.lake import Commit, Lake
 from contrail.settings import Settings
+from feature_repo.view_rules import ONLINE_TABLE
 from tests.support.redis_server import RedisServer
 
 
@@ -28,6 +34,41 @@ def test_sqlite_needs_no_server(tmp_path: Path) -> None:
 def test_a_redis_that_answers(tmp_path: Path, redis_server: RedisServer) -> None:
     found = online_store(redis(tmp_path, f"redis://{redis_server.address}/3"))
     assert found == Finding("online store", True, f"redis {redis_server.address}/3 answers")
+
+
+def recorded(home: Path, rows: int = 3) -> None:
+    """What a materialisation of one view leaves in the lake."""
+    lake = Lake(Settings(home=home).lake_root)
+    lake.create(ONLINE_TABLE, ONLINE_SCHEMA)
+    row = {"feature_view": "origin_state", "source_table": "feature/origin_state@v1", "rows": rows}
+    lake.append(ONLINE_TABLE, pa.Table.from_pylist([row], ONLINE_SCHEMA), Commit(ONLINE_TABLE, "test", ()))
+
+
+def test_a_file_that_lost_its_rows(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    settings = Settings(home=tmp_path)
+    lost = Finding(
+        "online store",
+        False,
+        "SQLite, online_store.db, but holds nothing of origin_state",
+        "materialise feature_store/registry, then feature_store/online",
+    )
+    assert online_store(settings) == lost  # no file
+    with closing(sqlite3.connect(settings.online_store_path, isolation_level=None)) as con:
+        assert online_store(settings) == lost  # no table
+        con.execute("CREATE TABLE contrail_origin_state (value)")
+        assert online_store(settings) == lost
+        con.execute("INSERT INTO contrail_origin_state VALUES (1)")
+    assert online_store(settings).ok
+
+
+def test_a_redis_that_restarted_empty(tmp_path: Path, redis_server: RedisServer) -> None:
+    settings = redis(tmp_path, f"redis://{redis_server.address}/0")
+    recorded(tmp_path)
+    found = online_store(settings)
+    assert (found.ok, "answers, but holds nothing of origin_state" in found.found) == (False, True)
+    redis_server.client.set("some", "key")
+    assert online_store(settings).ok
 
 
 def test_a_redis_that_hangs_is_not_waited_for(tmp_path: Path, own_redis: RedisServer) -> None:
