@@ -11,11 +11,13 @@ BIN := .venv/bin
 ENVIRONMENT = eval "$$($(BIN)/contrail env)"
 PACKAGES := cli jobs assets resources feature_repo sources features contrail
 DBT_SOURCES := $(shell find dbt_project -mindepth 1 \( -name target -o -name logs -o -name __pycache__ \) -prune -o -print 2>/dev/null)
+# Most of the suite waits for processes that it starts: two workers also on a small machine. 0 is one process, no worker.
+TEST_WORKERS ?= 2
 MANIFEST := dbt_project/target/manifest.json
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: install
 install:
@@ -51,11 +53,15 @@ lint: setup ## static checks only
 .PHONY: test
 test: lint ## everything: static checks, then all tests with coverage
 	@scripts/system_packages.sh
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85 $(TESTS)
 
 .PHONY: bench
 bench: setup ## the benchmarks; each prints our cost, the ordinary way's cost, and the ratio
 	@for program in benchmarks/bench_*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+.PHONY: feast-suite
+feast-suite: setup ## Feast's own offline-store tests against our store: CHECKOUT=folder with Feast's repository
+	scripts/feast_suite.sh $(CHECKOUT)
 
 .PHONY: pictures
 pictures: setup ## take the pictures of docs/ from what `demo` made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from contrail import environment
 from contrail.settings import Settings, under_ci
 from tests.support.redis_server import PROGRAM as REDIS
 from tests.support.redis_server import RedisServer
+from tests.support.three_weeks import OUTCOME
 from tests.support.three_weeks import make as make_three_weeks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +44,9 @@ query {
   }
 }
 """
+# How long one example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 NOT_RUN = pytest.StashKey[Mapping[str, int]]()
 REDIS_FIXTURES = {"redis_of_session", "own_redis"}
 
@@ -78,6 +84,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[NOT_RUN] = Counter(lacking.values())
         config.hook.pytest_deselected(items=list(lacking))
         items[:] = [item for item in items if item not in lacking]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the process that prints the summary what it left out."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["not_run"] = dict(session.config.stash.get(NOT_RUN, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Every worker collects all tests, so what each left out is the same."""
+    del error
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -149,7 +168,14 @@ def three_weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     One for all tests of a session: read it only. A test that writes takes a copy (`tests.support.three_weeks.copy`).
     What the command printed lies beside it, in ``run.json``.
     """
-    return make_three_weeks(tmp_path_factory.mktemp("three-weeks") / "home")
+    # The folder of the whole run, above that of a worker, if there are several.
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "three-weeks"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker makes it, the others wait for it
+        home = folder / "home"
+        return Settings(home=home) if (folder / OUTCOME).exists() else make_three_weeks(home)
 
 
 @pytest.fixture(scope="session")
