@@ -15,7 +15,7 @@ from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
@@ -109,7 +109,6 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             label_views=[],
             permissions=[],
         )
-        self._leave_other_homes_alone(store)
         prepare_store(store.config, list(declared.views))
         said = io.StringIO()
         # Feast's command line prints its plan; here it is part of the answer. Its on-demand views are "experimental"
@@ -235,24 +234,6 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             return vectors.read(rows, now=now)
         finally:
             vectors.reader.close()
-
-    def _leave_other_homes_alone(self, store: FeatureStore) -> None:
-        """Make the registry forget SQLite tables that lie in another file than this home's.
-
-        The registry of a home that was copied or moved names those of the first one. Feast would "update" them: drop
-        them there, with all that the first home serves, and create them here.
-        """
-        from feast.infra.registry.registry import Registry
-
-        if not isinstance(store.registry, Registry):
-            return
-        own = self.settings.online_store_path.resolve()
-        tables = cast("Any", store.registry.proto()).infra.infra_objects
-        kept = [table for table in tables if (FEATURE_REPO / table.sqlite_table.path).resolve() == own]
-        if len(kept) < len(tables):
-            del tables[:]
-            tables.extend(kept)
-            store.registry.commit()
 
     def _lake(self) -> Lake:
         return Lake(self.settings.lake_root)
