@@ -211,8 +211,8 @@ def _revision(
     inputs: Sequence[str],
     built: tuple[datetime, datetime],
 ) -> Revision | None:
-    """What the versions that came since the newest commit change of what is `built`, cut to that."""
-    earlier = _newest_inputs(lake, table)
+    """What the versions that came since the last extension change of what is `built`, cut to that."""
+    earlier = _newest_inputs(lake, table, of_extensions=True)
     if earlier is None or set(inputs) <= set(earlier):
         return None
     spans: list[tuple[date, date] | None] = []
@@ -251,10 +251,12 @@ def _note_inputs(
     return lake.append(table, nothing, commit(inputs, "nothing new", facts))
 
 
-def _newest_inputs(lake: Lake, table: str) -> Sequence[str] | None:
+def _newest_inputs(lake: Lake, table: str, *, of_extensions: bool = False) -> Sequence[str] | None:
+    """What the newest commit was made of; `of_extensions` leaves out others, such as those of rows that were pushed."""
     if not lake.exists(table):
         return None
-    records = [record for record in lake.commits(table) if record.inputs]
+    made = [record for record in lake.commits(table) if BUILT_UNTIL in record.extra or not of_extensions]
+    records = [record for record in made if record.inputs]
     return records[-1].inputs if records else None
 
 

@@ -303,3 +303,18 @@ def test_newer_sources_that_change_nothing_are_noted_once(tmp_path, con):
     assert made.lake.commits(TABLE)[-1].inputs == (made.lake.ref(SOURCE),)
     assert made.extend(instant(1, 10)).version == noted.version
     assert made.lake.content_hash(TABLE) == before
+
+
+def test_rows_pushed_into_the_table_hide_no_correction(tmp_path, con):
+    made = Correcting(tmp_path / "lake", con)
+    made.deliver(*REGULAR)
+    made.extend(instant(1, 18))
+    columns = [name for name in made.lake.schema(TABLE).names if not name.startswith("_")]
+    nothing = made.lake.schema(TABLE).empty_table().select(columns)
+    made.lake.append(TABLE, nothing, Commit(TABLE, "push", ("push:levels",)))
+    made.deliver(LATE)
+    done = made.extend(instant(1, 18))
+    assert (done.revised, done.rows) == (Revision(instant(1, 5), instant(1, 7), instant(1, 17, 3)), 2)
+    made.lake.append(TABLE, nothing, Commit(TABLE, "push", ("push:levels",)))
+    assert made.extend(instant(1, 18)).revised is None
+    assert made.lake.commits(TABLE)[-1].inputs == (made.lake.ref(SOURCE),), "or it would be due for ever"
