@@ -131,13 +131,15 @@ def running_totals_sql(
     sources = sorted({total.source for total in totals})
     entering = ", ".join(f"{total.source} AS {total.name}" for total in totals)
     moves = [f"SELECT {key_list}n, {entering} FROM amounts"]
-    for shift in shifts:
-        moves.append(
-            f"SELECT {key_list}n + {shift}, {_moved('-', totals, shift)} FROM amounts WHERE {_some(totals, shift)}"
-        )
+    moves += [
+        f"SELECT {key_list}n + {shift}, {_moved('-', totals, shift)} FROM amounts WHERE {_some(totals, shift)}"
+        for shift in shifts
+    ]
     if limited is not None:
-        for shift in [None, *shifts]:
-            end = "until_n" if shift is None else f"least(n + {shift}, until_n)"
+        if any(total.steps is None for total in totals):
+            moves += _limited_levels(key_list, totals, limited)
+        for shift in shifts:
+            end = f"least(n + {shift}, until_n)"
             counts = f"FROM {limited} WHERE greatest(n, from_n) < {end}"
             moves.append(f"SELECT {key_list}greatest(n, from_n), {_moved('', totals, shift)} {counts}")
             moves.append(
@@ -160,6 +162,27 @@ changes AS (SELECT {key_list}n, {at_each_instant} FROM moves GROUP BY ALL),
 ordered AS (SELECT * FROM changes ORDER BY {key_list}n),
 running AS (SELECT {key_list}n, {since_start} FROM ordered)
 SELECT * FROM running WHERE n < {NEVER}"""
+
+
+def _limited_levels(key_list: str, totals: Sequence[Total], limited: str) -> list[str]:
+    """The moves of the levels: where an amount counts from its own instant on, and where a limit lets it in or out.
+
+    At a limit a level moves only if it changes: what came and went long before counts for nothing there.
+    """
+    columns = ", ".join(f"{total.source if total.steps is None else '0'} AS {total.name}" for total in totals)
+    back = ", ".join(f"-{total.name}" for total in totals)
+    sums = [f"sum({total.name})" for total in totals]
+    amounts = f"(SELECT *, {columns} FROM {limited} WHERE greatest(n, from_n) < until_n)"
+    at_limits = (
+        f"SELECT {key_list}from_n AS n, {', '.join(total.name for total in totals)} FROM {amounts} WHERE n < from_n "
+        f"UNION ALL SELECT {key_list}until_n, {back} FROM {amounts}"
+    )
+    own = f"SELECT {key_list}n, {_moved('', totals, None)} FROM {limited} WHERE n >= from_n AND n < until_n"
+    changes = " OR ".join(f"{total} <> 0" for total in sums)
+    return [
+        own,
+        f"SELECT {key_list}n, {', '.join(sums)} FROM ({at_limits}) GROUP BY {key_list}n HAVING {changes}",
+    ]
 
 
 def _moved(sign: str, totals: Sequence[Total], steps: int | None) -> str:

@@ -77,14 +77,11 @@ corrections AS ({group.sql}),
 changed AS (
   SELECT c.corrected_at, n.tail_number, n.news_at FROM corrections c
   JOIN news n ON n.departure_id = c.departure_id AND n.version_at IN (c.corrected_at, c.earlier_at)),
-spans AS (
-  SELECT corrected_at, tail_number, min(news_at) AS first_at, max(news_at) + {max_age} AS last_at
-  FROM changed GROUP BY ALL),
 instants AS (
   FROM changed
   UNION
-  SELECT s.corrected_at, s.tail_number, e.news_at FROM spans s JOIN news e USING (tail_number)
-  WHERE e.news_at BETWEEN s.first_at AND s.last_at
+  SELECT s.corrected_at, s.tail_number, e.news_at FROM changed s JOIN news e USING (tail_number)
+  WHERE e.news_at BETWEEN s.news_at AND s.news_at + {max_age}
     AND {CREATED_BY_THEN} AND (e.valid_from IS NOT NULL OR {REPLACED_BY_THEN})),
 wanted AS (
   FROM instants WHERE news_at < corrected_at AND news_at >= {utc_literal(lo)} AND news_at < {utc_literal(hi)}),

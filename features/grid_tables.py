@@ -88,7 +88,12 @@ FROM totals WHERE n >= {self.grid.number(lo)} AND n < {self.grid.number(hi)}"""
         same_keys = " AND ".join(f"e.{key} = s.{key}" for key in self.keys)
         here = f"e JOIN spans s ON {same_keys} WHERE e.n <= s.last_n"
         known = f"{here} AND {CREATED_BY_THEN}"
-        instant = self.grid.instant_sql("n")
+        same_change = " AND ".join(f"t.{key} = c.{key}" for key in self.keys)
+        instant = self.grid.instant_sql("t.n")
+        # Between two changes a level differs for as long as the changes up to there do not cancel out.
+        levelled = sorted({total.source for total in self.totals if total.steps is None})
+        levels = ", ".join(f"sum(sign * {name}) AS {name}" for name in levelled) or "0 AS nothing"
+        is_open = " OR ".join(f"sum(sum({name})) OVER until_here <> 0" for name in levelled) or "false"
         return f"""
 WITH {self._events_sql(group.days, corrected=True)},
 corrections AS ({group.sql}),
@@ -99,24 +104,29 @@ versions AS (
   SELECT c.departure_id, c.corrected_at, -1 AS sign, e.* EXCLUDE (departure_id) FROM corrections c
   JOIN limited e ON e.departure_id = c.departure_id AND e.version_at = c.earlier_at),
 differing AS (
-  SELECT corrected_at, {self._key_list}, n FROM versions
+  SELECT corrected_at, {self._key_list}, n, {levels} FROM versions
   GROUP BY departure_id, corrected_at, {self._key_list}, n HAVING {differ}),
+reached AS (
+  SELECT corrected_at, {self._key_list}, n, {is_open} AS is_open FROM differing
+  GROUP BY corrected_at, {self._key_list}, n
+  WINDOW until_here AS (PARTITION BY corrected_at, {self._key_list} ORDER BY n)),
 spans AS (
-  SELECT corrected_at, {self._key_list}, min(n) AS first_n, max(n) + {steps} AS last_n
+  SELECT corrected_at, {self._key_list}, max(n) + {steps} AS last_n
   FROM differing GROUP BY corrected_at, {self._key_list}),
 known AS (
   SELECT s.corrected_at, {", ".join(keys)}, e.n, {amounts} FROM regular {here}
   UNION ALL
   SELECT s.corrected_at, {", ".join(keys)}, e.n, {amounts} FROM limited {known} AND NOT {REPLACED_BY_THEN}
   UNION ALL
-  SELECT s.corrected_at, {", ".join(keys)}, unnest(CASE WHEN {REPLACED_BY_THEN}
-    THEN [e.n, greatest(e.n, e.from_n), e.until_n, {left}] ELSE [greatest(e.n, e.from_n)] END),
+  SELECT s.corrected_at, {", ".join(keys)}, unnest(list_filter(CASE WHEN {REPLACED_BY_THEN}
+    THEN [e.n, e.from_n, e.until_n, {left}] ELSE [e.from_n] END, lambda x: x <= e.n + {steps})),
     {", ".join("0" for _ in self.amounts)} FROM limited {known}),
 totals AS ({running_totals_sql("known", ("corrected_at", *self.keys), self.totals)})
-SELECT {self._key_list}, {instant} AS known_at, corrected_at AS created_at, {self._value_list}
-FROM totals JOIN spans USING (corrected_at, {self._key_list})
-WHERE n BETWEEN first_n AND last_n AND {instant} < corrected_at
-  AND n >= {self.grid.number(lo)} AND n < {self.grid.number(hi)}"""
+SELECT {", ".join(f"t.{key}" for key in self.keys)}, {instant} AS known_at, t.corrected_at AS created_at,
+  {self._value_list}
+FROM totals t ASOF JOIN reached c ON t.corrected_at = c.corrected_at AND {same_change} AND t.n >= c.n
+WHERE (t.n <= c.n + {steps} OR c.is_open) AND {instant} < t.corrected_at
+  AND t.n >= {self.grid.number(lo)} AND t.n < {self.grid.number(hi)}"""
 
     def _events_sql(self, days: Days, *, corrected: bool) -> str:
         number = self.grid.number_sql

@@ -75,9 +75,10 @@ def weather_sql(lo: datetime, hi: datetime, *, corrected: bool) -> str:
     hours = WEATHER_MAX_AGE // timedelta(hours=1)
     values = ", ".join(f"{column[0]} AS {name}" for name, column in _COLUMNS.items())
     known = ", ".join(f"k.{name}" for name in _COLUMNS)
-    corrections = """UNION
-  SELECT s.origin, e.seen_at, s.corrected_at FROM spans s JOIN versions e USING (origin)
-  WHERE e.seen_at BETWEEN s.first_at AND s.last_at AND e.seen_at < s.corrected_at AND e.created_at <= s.corrected_at"""
+    corrections = f"""UNION
+  SELECT s.origin, e.seen_at, s.corrected_at FROM changed s JOIN versions e USING (origin)
+  WHERE e.seen_at BETWEEN s.changed_at AND s.changed_at + INTERVAL {hours} HOUR
+    AND e.seen_at < s.corrected_at AND e.created_at <= s.corrected_at"""
     return f"""
 WITH versions AS (
   SELECT *, known_at AS seen_at, epoch_us(known_at) // 3600000000 AS hour,
@@ -86,10 +87,9 @@ WITH versions AS (
   FROM weather
   WHERE known_at >= {utc_literal(lo - LOOK_BACK)} AND known_at < {utc_literal(hi)}
   WINDOW observation AS (PARTITION BY origin, observed_hour_at ORDER BY created_at)),
-spans AS (
-  SELECT origin, valid_from AS corrected_at, min(least(seen_at, earlier_seen_at)) AS first_at,
-    max(greatest(seen_at, earlier_seen_at)) + INTERVAL {hours} HOUR AS last_at
-  FROM versions WHERE valid_from IS NOT NULL GROUP BY ALL),
+changed AS (
+  SELECT DISTINCT origin, valid_from AS corrected_at, unnest([seen_at, earlier_seen_at]) AS changed_at
+  FROM versions WHERE valid_from IS NOT NULL),
 instants AS (
   SELECT origin, seen_at AS answers_at, seen_at AS as_of FROM versions
   WHERE NOT is_retracted AND coalesce(valid_from <= seen_at, true) AND coalesce(seen_at < valid_to, true)

@@ -228,6 +228,32 @@ def test_a_part_built_alone_is_that_slice_of_the_whole(world, name):
     assert parts == con.sql(f"FROM built_{name}").to_arrow_table().to_pylist()
 
 
+@pytest.mark.parametrize("name", FEATURE_TABLES)
+def test_that_holds_for_files_of_weeks_ago_that_come_at_once(name):
+    """Days in between are reached by none of them, and no row stands there but their own."""
+    first, second = utc("2013-03-12 12:07"), utc("2013-03-18 12:00")
+    rows, hours = [], []
+    for day, created in (("2013-03-01", first), ("2013-03-01", second), ("2013-03-16", second)):
+        for number, delay in ((1, 20), (2, 90)):
+            there = departure(f"{day} 15:00", number, delay=delay, arrival_delay=delay, tail_number="N1")
+            rows += [there] * (there not in rows)
+            rows.append(departure(f"{day} 15:00", number, delay=2 * number, arrival_delay=3, tail_number="N1",
+                                  created_at=created))  # fmt: skip
+        hours.append(observation(f"{day} 15:00", temperature_f=50.0, created_at=created))
+    for day in range(1, 18):
+        rows.append(departure(f"2013-03-{day:02d} 18:00", 3, delay=20, arrival_delay=30, tail_number="N1"))
+        hours += [observation(f"2013-03-{day:02d} {hour}:00", temperature_f=40.0) for hour in (15, 16)]
+    con = session_with(rows, hours)
+    table = FEATURE_TABLES[name]
+    whole = table.build(con, utc("2013-02-25 00:00"), HI).to_arrow_table().to_pylist()
+    for lo in (utc("2013-03-05 00:00"), utc("2013-03-12 07:30"), utc("2013-03-16 20:00")):
+        part = table.build(con, lo, lo + DAY).to_arrow_table().to_pylist()
+        assert part == [row for row in whole if lo <= row["known_at"] < lo + DAY]
+    if "history" not in name:
+        assert {row["created_at"] for row in whole if row["known_at"].day == 8}.isdisjoint({first, second})
+    assert {first, second} <= {row["created_at"] for row in whole}
+
+
 @pytest.mark.parametrize("name", [n for n in FEATURE_TABLES if n != "station_weather"])
 def test_what_is_delivered_later_changes_no_earlier_version(world, name):
     """Built when only the first deliveries had come, the table is what it is later, less the versions created later."""
