@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 CORRECTIONS_AT_ONCE = 16
+_CORRECTED = "corrected_"
 # What is true of a version `e` of a departure at `corrected_at` of `s`: it was there, and it was replaced by then.
 CREATED_BY_THEN = "e.version_at <= s.corrected_at"
 REPLACED_BY_THEN = "coalesce(e.valid_to <= s.corrected_at, false)"
@@ -82,13 +83,22 @@ class VersionedTable:
         groups = corrections(con, days, self.reach)
         rows = self.as_known_then(days, lo, hi, bool(groups))
         if groups:
-            corrected = f"corrected_{next(_table_numbers)}"
+            corrected = f"{_CORRECTED}{next(_table_numbers)}"
             for number, group in enumerate(groups):
                 begin = f"INSERT INTO {corrected}" if number else f"CREATE TEMP TABLE {corrected} AS"
                 con.execute(f"{begin} {self.as_known_since(group, lo, hi)}")
             only_later = created_from is not None and created_from >= hi
             rows = f"FROM {corrected}" if only_later else f"({rows}) UNION ALL (FROM {corrected})"
         return con.sql(published(self.keys, self.values, f"({rows})", lo, hi, created_from))
+
+
+def let_go(con: DuckDBPyConnection) -> None:
+    """Drop what builds have left in a session that goes on; what they returned has to be read before."""
+    left = con.sql(
+        f"SELECT table_name FROM duckdb_tables() WHERE temporary AND starts_with(table_name, '{_CORRECTED}')"
+    ).fetchall()
+    for (name,) in left:
+        con.execute(f"DROP TABLE {name}")
 
 
 def corrections(con: DuckDBPyConnection, days: Days, reach: timedelta) -> tuple[Corrections, ...]:

@@ -31,6 +31,7 @@ from contrail.push import Closings, Journal, PushError, Refused
 from contrail.settings import Settings
 from contrail.windows import MICROSECOND
 from features import live
+from features.corrections import let_go
 from features.declarations import DEPARTURES, FeatureTable
 from features.facts import FACTS_KNOWN_WITHIN
 from features.history import HISTORY_GRID
@@ -296,7 +297,9 @@ class LivePush:
             f"SELECT * FROM {among} QUALIFY row_number() OVER "
             f"(PARTITION BY {keys} ORDER BY {KNOWN_AT} DESC, {CREATED_AT} DESC) = 1",
         )
-        return rows.to_arrow_table()
+        found = rows.to_arrow_table()
+        let_go(self._con)
+        return found
 
     def _write(self, table: FeatureTable, newest: pa.Table, until: datetime, start: float) -> ViewWritten:
         changed = self._online[table.name].write(newest, until)

@@ -14,6 +14,7 @@ import pytest
 
 from contrail.windows import Revision, utc_literal
 from features import history, state
+from features.corrections import let_go
 from features.facts import revision
 from features.tables import FEATURE_TABLES
 from tests.support import by_hand
@@ -357,3 +358,14 @@ def test_a_fact_of_a_day_that_was_held_back_later_belongs_to_what_was_known_then
     assert part.created_from == utc("2013-03-09 01:15"), "late by absence, before it landed"
     assert part.hi >= utc("2013-03-09 01:30")
     assert table.revise(con, None, utc("2013-03-09 01:15")) is None, "the ordinary growth of a day is none"
+
+
+def test_a_session_that_goes_on_lets_go_of_what_builds_left_in_it():
+    first = departure("2013-03-08 15:00", delay=20, arrival_delay=30)
+    con = session_with([first, first | {"is_retracted": True, "created_at": utc("2013-03-08 18:07")}])
+    left = "SELECT count(*) FROM duckdb_tables() WHERE temporary"
+    for _ in range(2):
+        assert len(FEATURE_TABLES["network_state"].build(con, LO, HI).fetchall()) > 10
+        assert con.sql(left).fetchone() == (1,)
+        let_go(con)
+        assert con.sql(left).fetchone() == (0,)
