@@ -208,13 +208,17 @@ def sample_entities(
 ) -> list[dict[str, Any]]:
     """Entities that have a row known at `now`, drawn by the md5 of `seed` and their keys: another seed, another sample.
 
-    Entities whose newest row is outside max age are among them: they must not be served.
+    Entities whose newest row is outside max age are among them: they must not be served. A view without keys has one
+    entity, which has no name.
     """
     known = [f"{utc(q(view.event_column))} <= {instant(now)}"]
     if view.created_column:
         created = q(view.created_column)
         known.append(f"({created} IS NULL OR {utc(created)} <= {instant(now)})")
     known += [f"{q(column)} IS NOT NULL" for column in view.keys.values()]
+    if not view.keys:
+        any_row = con.execute(f"SELECT 1 FROM {view.scan_sql} WHERE {' AND '.join(known)} LIMIT 1").fetchone()
+        return [] if any_row is None else [{}]
     keys = ", ".join(f"{q(column)} AS {q(key)}" for key, column in view.keys.items())
     names = ", ".join(q(key) for key in view.keys)
     drawn = (

@@ -222,3 +222,13 @@ def test_offline_rows_are_those_of_the_join(con: duckdb.DuckDBPyConnection) -> N
         OfflineRow(None, {"cost": None}),
     ]
     assert parity.offline_rows(con, VIEW, [], now=NOW) == []
+
+
+def test_a_view_without_keys_has_one_entity(con: duckdb.DuckDBPyConnection) -> None:
+    everywhere = replace(VIEW, keys={}, scan_sql="(SELECT * FROM prices WHERE shop IN ('s3', 's5'))")
+    entities = parity.sample_entities(con, everywhere, count=20, seed=NOW, now=NOW)
+    assert entities == [{}]
+    assert parity.offline_rows(con, everywhere, entities, now=NOW) == [
+        OfflineRow(NOW - 3 * HOUR, {"cost": 3 / 7})
+    ]
+    assert parity.sample_entities(con, everywhere, count=20, seed=NOW, now=NOW - 9 * HOUR) == []
