@@ -240,9 +240,17 @@ def save_as_parquet(path: Path, rows: Rows, inputs: Sequence[str]) -> None:
         if path.suffix == ".parquet" and not path.is_dir():
             file.replace(path)
             return
-        if path.is_dir():  # there is no one step that puts a folder in place of a full one
-            path.rename(Path(draft) / "before")
-        whole.rename(path)
+        if not path.is_dir():
+            whole.rename(path)
+            return
+        # There is no one step that puts a folder in place of a full one.
+        before = Path(draft) / "before"
+        path.rename(before)
+        try:
+            whole.rename(path)
+        except OSError:
+            before.rename(path)
+            raise
 
 
 # --- logged features -------------------------------------------------------------------------------------------------

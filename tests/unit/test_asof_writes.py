@@ -231,6 +231,28 @@ def test_a_parquet_file_is_replaced_whole_or_not_at_all(
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
 
 
+def test_a_saved_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "answer"
+    asof_writes.save_as_parquet(path, price_rows(("a", 0, 0, 1.0)), ["file:a"])
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.name == "whole":
+            raise OSError("permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="permission denied"):
+        asof_writes.save_as_parquet(path, price_rows(("a", 0, 0, 2.0)), ["file:a"])
+    assert pq.read_table(path)["price"].to_pylist() == [1.0]
+    monkeypatch.undo()
+    asof_writes.save_as_parquet(path, price_rows(("a", 0, 0, 2.0)), ["file:a"])
+    assert pq.read_table(path)["price"].to_pylist() == [2.0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answer"]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     write_prices(tmp_path, ("a", 0, 0, 1.0), ("a", 2, 2, 2.0), ("b", 0, 0, 5.0))
