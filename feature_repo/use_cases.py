@@ -12,54 +12,69 @@ from features.request_time import CATEGORICAL, FEATURE_ORDER, REQUEST_COLUMNS, r
 
 LATE_FLIGHT_HORIZON = timedelta(hours=2)
 
-# One row per scheduled departure. Key and schedule are the newest version's; a departure whose newest version is
-# retracted no longer exists. The aircraft is the one that was known at decision time: a file that came later must not
-# name it in hindsight. The outcome is the first one that became known and never changes afterwards.
+# One row per scheduled departure, as it was known at its decision: schedule and aircraft are those of the version that
+# was the newest at the decision time that it itself names, for what came later must not be known in hindsight. Of a
+# departure that no file had named by then the schedule is that of the first version, and the aircraft unknown. A
+# departure whose newest version is retracted no longer exists. The outcome is the first one that became known and never
+# changes afterwards.
 LATE_FLIGHT_SPINE = """
 WITH versions AS (
-    SELECT *, scheduled_departure_at - INTERVAL 2 HOUR AS decision_at FROM departures
+    SELECT
+        *,
+        scheduled_departure_at - INTERVAL 2 HOUR AS decision_at,
+        lead(created_at) OVER (PARTITION BY departure_id ORDER BY created_at) AS replaced_at
+    FROM departures
+), described AS (
+    SELECT
+        departure_id, created_at, decision_at, is_retracted, is_disrupted, outcome_known_at,
+        created_at <= decision_at AND coalesce(decision_at < replaced_at, true) AND NOT is_retracted AS is_decided_on,
+        struct_pack(
+            service_date, carrier, flight_number, origin, dest, distance_miles, decision_at, scheduled_departure_at,
+            scheduled_departure_minute_local, scheduled_block_minutes,
+            tail_number := CASE WHEN is_decided_on AND tail_known_at <= decision_at THEN tail_number END
+        ) AS description
+    FROM versions
 ), folded AS (
     SELECT
         departure_id,
-        arg_max(struct_pack(
-            service_date, carrier, flight_number, origin, dest, distance_miles, decision_at, is_retracted,
-            scheduled_departure_at, scheduled_departure_minute_local, scheduled_block_minutes
-        ), created_at) AS newest,
-        arg_max(struct_pack(tail_number := CASE WHEN tail_known_at <= decision_at THEN tail_number END), created_at)
-            FILTER (WHERE created_at <= decision_at) AS at_decision,
+        arg_max(is_retracted, created_at) AS is_gone,
+        coalesce(
+            arg_min(description, decision_at) FILTER (WHERE is_decided_on),
+            arg_min(description, created_at) FILTER (WHERE NOT is_retracted)
+        ) AS known,
         arg_min(struct_pack(
             is_disrupted, outcome_known_at := greatest(outcome_known_at, created_at)
         ), created_at) FILTER (WHERE is_disrupted IS NOT NULL AND NOT is_retracted) AS outcome
-    FROM versions
+    FROM described
     GROUP BY departure_id
 )
 SELECT
     departure_id,
-    newest.service_date,
-    newest.decision_at,
+    known.service_date,
+    known.decision_at,
     'all' AS network,
-    newest.carrier,
-    newest.flight_number,
-    newest.origin,
-    newest.dest,
-    at_decision.tail_number,
-    newest.distance_miles,
-    newest.scheduled_departure_at,
-    newest.scheduled_departure_minute_local,
-    newest.scheduled_block_minutes,
-    (newest.scheduled_departure_minute_local // 60)::INTEGER AS scheduled_departure_hour_local,
+    known.carrier,
+    known.flight_number,
+    known.origin,
+    known.dest,
+    known.tail_number,
+    known.distance_miles,
+    known.scheduled_departure_at,
+    known.scheduled_departure_minute_local,
+    known.scheduled_block_minutes,
+    (known.scheduled_departure_minute_local // 60)::INTEGER AS scheduled_departure_hour_local,
     CASE
-        WHEN newest.scheduled_departure_minute_local < 300 THEN '21-05 h'
-        WHEN newest.scheduled_departure_minute_local < 540 THEN '05-09 h'
-        WHEN newest.scheduled_departure_minute_local < 780 THEN '09-13 h'
-        WHEN newest.scheduled_departure_minute_local < 1020 THEN '13-17 h'
-        WHEN newest.scheduled_departure_minute_local < 1260 THEN '17-21 h'
+        WHEN known.scheduled_departure_minute_local < 300 THEN '21-05 h'
+        WHEN known.scheduled_departure_minute_local < 540 THEN '05-09 h'
+        WHEN known.scheduled_departure_minute_local < 780 THEN '09-13 h'
+        WHEN known.scheduled_departure_minute_local < 1020 THEN '13-17 h'
+        WHEN known.scheduled_departure_minute_local < 1260 THEN '17-21 h'
         ELSE '21-05 h'
     END AS departure_band,
     outcome.is_disrupted,
     outcome.outcome_known_at
 FROM folded
-WHERE NOT newest.is_retracted
+WHERE NOT is_gone
 """
 
 LATE_FLIGHT_2H = UseCase(

@@ -118,11 +118,26 @@ def test_an_aircraft_named_after_the_decision_is_unknown_at_it():
     assert row["tail_number"] is None
 
 
-def test_the_newest_version_decides_schedule_and_retraction():
-    later = SCHEDULED + timedelta(days=2)
-    (row,) = spine({}, {"dest": "ORD", "created_at": later})
+def test_the_schedule_is_the_one_that_was_known_at_the_decision():
+    decided = SCHEDULED - LATE_FLIGHT_HORIZON
+    (row,) = spine({}, {"dest": "ORD", "created_at": decided}, {"dest": "MIA", "created_at": SCHEDULED})
     assert row["dest"] == "ORD"
+    moved = {"scheduled_departure_at": SCHEDULED + timedelta(hours=6), "created_at": SCHEDULED}
+    (row,) = spine({}, moved)
+    assert (row["decision_at"], row["scheduled_departure_at"]) == (decided, SCHEDULED)
+
+
+def test_a_departure_that_nobody_knew_at_its_decision_has_its_first_schedule_and_no_aircraft():
+    (row,) = spine({"created_at": SCHEDULED}, {"dest": "MIA", "created_at": SCHEDULED + timedelta(days=1)})
+    assert (row["dest"], row["tail_number"]) == ("IAH", None)
+
+
+def test_a_departure_whose_newest_version_is_retracted_is_none():
+    later = SCHEDULED + timedelta(days=2)
     assert spine({}, {"is_retracted": True, "created_at": later}) == []
+    back = {"dest": "ORD", "created_at": later + timedelta(days=1)}
+    (row,) = spine({}, {"is_retracted": True, "created_at": later}, back)
+    assert row["dest"] == "IAH"
 
 
 def test_declared_use_cases_are_named_as_they_are_keyed():
