@@ -40,6 +40,12 @@ _ABOUT = ("column", "column_A", "column_B", "column_list", "ignore_row_if", "une
 _CLOSING_SCHEMA = pa.schema([("closed_until", INSTANT)])
 
 
+class _NoNumber(str):
+    """``NaN`` or ``Infinity`` where JSON has no such value, and Python's reader takes it all the same."""
+
+    __slots__ = ()
+
+
 class PushError(RuntimeError):
     """Events of this table cannot be taken one by one; the message says why."""
 
@@ -137,7 +143,7 @@ def _fields(text: str, contract: Contract) -> dict[str, str | None]:
         ValueError: it is no JSON object, has another column, or holds something that is not a value.
     """
     try:
-        found: Any = json.loads(text, parse_int=str, parse_float=str)
+        found: Any = json.loads(text, parse_int=str, parse_float=str, parse_constant=_NoNumber)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the event is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -147,6 +153,8 @@ def _fields(text: str, contract: Contract) -> dict[str, str | None]:
         raise ValueError(
             f"{contract.table} has no column {', '.join(other)}; it has {', '.join(contract.column_names)}"
         )
+    if no_numbers := [name for name, value in event.items() if isinstance(value, _NoNumber)]:
+        raise ValueError(f"column {no_numbers[0]} holds {event[no_numbers[0]]}, which is no number")
     texts = {name: value for name, value in event.items() if isinstance(value, str)}
     if halves := [name for name, value in texts.items() if _storable(value) != value]:
         raise ValueError(f"column {halves[0]} holds {texts[halves[0]]!r}, which has half a character")

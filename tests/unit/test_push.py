@@ -83,6 +83,8 @@ def test_what_is_not_there_is_null(con, contract):
         ({"level": 1000}, r"level = '1000': level_range, in words. \(rule level_range, max_value 900\)"),
         ({"level": 901}, r"level = '901'.*level_range.*; level = '901'.*level_is_even"),
         ({"colour": "red"}, "readings has no column colour; it has station, taken_at, level"),
+        ({"litres": float("nan")}, "column litres holds NaN, which is no number"),
+        ({"station": float("-inf")}, "column station holds -Infinity, which is no number"),
         ({"level": [1]}, r"column level holds \['1'\], which is not one value"),
     ],
 )  # fmt: skip
