@@ -123,16 +123,19 @@ def _version(config: RepoConfig, source: DataSource, path: str) -> int:
 def _asked_version(config: RepoConfig, source: DataSource, path: str) -> tuple[int | None, str]:
     """The version asked for, and by whom; every table that is named anywhere has to be one."""
     in_config: Mapping[str, int] = getattr(config.offline_store, "delta_versions", None) or {}
+    asked: list[tuple[int, str]] = []
     for versions, asked_by in (
         (_versions_here.get() or {}, "read_versions"),
         (in_config, "offline_store.delta_versions"),
     ):
         named = {absolute_path(config, table): version for table, version in versions.items()}
-        if path in named:
-            return named[path], asked_by
-        # A path with a slip of the pen would be passed over, and the newest version read.
+        # A path with a slip of the pen would be passed over, whether or not this source is named beside it.
         if unknown := sorted(table for table in named if not DeltaTable.is_deltatable(table)):
             raise AsofError(f"{asked_by} names {unknown}, where there are no Delta tables")
+        if path in named:
+            asked.append((named[path], asked_by))
+    if asked:
+        return asked[0]
     tag = source.tags.get(VERSION_TAG)
     if tag is None:
         return None, ""

@@ -97,6 +97,16 @@ def test_a_slip_of_the_pen_does_not_read_the_newest_version(
 ) -> None:
     with read_versions({path + "s": 0}), pytest.raises(AsofError, match=r"read_versions names .*pricess"):
         store.get_historical_features(FRAME, FEATURES)
+    # Also where everything that is read is named beside it, and by another than who names the version.
+    both = {path: 0, path + "s": 0}
+    with read_versions(both), pytest.raises(AsofError, match=r"read_versions names \[.*pricess'\], where"):
+        store.get_historical_features(FRAME, FEATURES)
+    beside = open_store(tmp_path, delta_versions={"pricess": 0})
+    with (
+        read_versions({path: 0}),
+        pytest.raises(AsofError, match=r"offline_store.delta_versions names .*pricess"),
+    ):
+        beside.get_historical_features(FRAME, FEATURES)
     configured = open_store(tmp_path, delta_versions={"price": 0})
     with pytest.raises(AsofError, match=r"offline_store.delta_versions names .*price'"):
         configured.get_historical_features(FRAME, FEATURES)
