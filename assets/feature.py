@@ -106,7 +106,8 @@ def _extend(
             con=con,
             sources={source.rpartition("/")[2]: source for source in table.sources},
             start=datetime.combine(landed.first, time(), UTC),
-            until=min(complete, now),
+            # A file may be delivered before its feed day ends: no row may be known later than the newest delivery.
+            until=min(complete, now, landed.newest_fact_delivered_at),
             now=now,
             delivered_until=landed.newest_fact_delivered_at,
             commit=commit,

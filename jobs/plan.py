@@ -190,9 +190,10 @@ def _feature_steps(state: _State, notes: list[str]) -> list[Step]:
     del notes
     lake = state.lake
     until = complete_until(lake, state.contracts).until
-    if until is None or not all(lake.exists(f"clean/{name}") for name in CLEAN_DAILY):
+    landed = state.landed
+    if until is None or landed is None or not all(lake.exists(f"clean/{name}") for name in CLEAN_DAILY):
         return []
-    until = min(until, clock_for(state.settings).now())
+    until = min(until, clock_for(state.settings).now(), landed.newest_fact_delivered_at)
     ends = [incremental.built_until(lake, f"feature/{name}") for name in FEATURE_TABLES]
     before = sum(end is None or end < until for end in ends)
     # A correction moves no end: it shows in newer clean rows.

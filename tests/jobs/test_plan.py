@@ -283,3 +283,18 @@ def test_a_newer_feature_table_makes_the_online_store_due(done):
     done.build_features(feed_day_ends(LAST))
     (step,) = plan(done.settings).steps
     assert (step.job, step.reason) == ("features", "feature tables newer than the online store")
+
+
+def test_features_reach_no_further_than_the_newest_delivery(done):
+    """A file that is delivered before its feed day ends makes the feed complete beyond what anyone can know."""
+    ends = feed_day_ends("2013-01-05")
+    done.land_days("2013-01-05", "2013-01-05")
+    done.take_in(DAILY, "2013-01-05")
+    done.build_clean("2013-01-03", "2013-01-05")
+    early = done.root / "range.json"
+    early.write_text(
+        early.read_text().replace(f"{ends:%Y-%m-%dT%H}", f"{ends - timedelta(hours=3):%Y-%m-%dT%H}")
+    )
+    live = Settings(home=done.settings.home, clock="system")
+    (step,) = plan(live).steps
+    assert step.reason.startswith(f"complete until {ends - timedelta(hours=3):%Y-%m-%d %H:%M}Z")
