@@ -146,6 +146,21 @@ def encode_key(values: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
     return key_prefix(names) + b"".join(KEY_TYPES[kinds[name]][1](values[name]) for name in names)
 
 
+def decode_key(data: bytes, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Join key -> value: the reverse of `encode_key`."""
+    names = sorted(kinds)
+    values: dict[str, Any] = {}
+    position = len(key_prefix(names))
+    for name in names:
+        start = position + _HEAD.size
+        position = start + _HEAD.unpack_from(data, position)[1]
+        value = data[start:position]
+        values[name] = (
+            value.decode() if kinds[name] == "STRING" else int.from_bytes(value, "little", signed=True)
+        )
+    return values
+
+
 def key_prefix(names: Sequence[str]) -> bytes:
     """What the entity keys of some join keys, sorted by name, begin with: how many they are, and their names."""
     return struct.pack("<I", len(names)) + b"".join(_key_text(name) for name in names)

@@ -22,6 +22,7 @@ from contrail.asof_join import JoinView, Rows, column_types, naive_columns, utc
 from contrail.asof_sources import join_view, source_path
 from contrail.duck import quote_identifier as q
 from contrail.online_layout import instant_of
+from contrail.online_settled import Settled, withdraw
 from contrail.online_stores import store_kind, store_path
 from contrail.online_views import OnlineError, OnlineView, online_view
 from contrail.online_write_columns import CREATED_COLUMN, EVENT_COLUMN, check_types, encode_rows
@@ -49,6 +50,7 @@ class Materialized:
         rows: entities with a row in [start, end].
         rows_written: those of them that were not there already, in this or a newer version. Of a materialisation that
             completes a killed one: what both wrote, but for the bucket in which the first was killed.
+        rows_withdrawn: entities that had been pushed, have no row in the table, and answer no more.
         newest: the newest event time among them; None without rows.
         source: path of the Delta table; `delta_version`: the version that was read; None for other files.
         buckets: how many parts the entities were taken in; `resumed`: how many of them an earlier call had done.
@@ -64,6 +66,7 @@ class Materialized:
     delta_version: int | None
     buckets: int = 1
     resumed: int = 0
+    rows_withdrawn: int = 0
 
 
 def prepare_store(config: RepoConfig, views: list[FeatureView]) -> None:
@@ -80,21 +83,24 @@ def prepare_store(config: RepoConfig, views: list[FeatureView]) -> None:
 
 
 @contextmanager
-def open_writer(config: RepoConfig, view: OnlineView, *, exclusive: bool) -> Generator[OnlineWriter]:
+def open_writer(
+    config: RepoConfig, view: OnlineView, *, exclusive: bool, settled: Settled | None = None
+) -> Generator[OnlineWriter]:
     """A writer of one view, into whichever store the configuration names.
 
     Args:
         exclusive: take the view's lock, as a materialisation does. A push of some rows needs none: a row never goes
-            over a newer one.
+            over a newer one. What is pushed is remembered by its key.
+        settled: which stored rows give way to an older one; None: none.
 
     Raises:
         OnlineError: the store cannot be reached, is locked, or another process materialises the view.
     """
     if store_kind(config) == "sqlite":
-        with sqlite_writer(store_path(config), view, exclusive=exclusive) as writer:
+        with sqlite_writer(store_path(config), view, exclusive=exclusive, settled=settled) as writer:
             yield writer
     else:
-        with redis_writer(config, view, exclusive=exclusive) as writer:
+        with redis_writer(config, view, exclusive=exclusive, settled=settled) as writer:
             yield writer
 
 
@@ -104,6 +110,7 @@ def materialize_view(
     *,
     now: datetime,
     start: datetime | None = None,
+    whole_until: datetime | None = None,
     con: duckdb.DuckDBPyConnection | None = None,
     batch_rows: int | None = None,
     bucket_keys: int = BUCKET_KEYS,
@@ -119,6 +126,8 @@ def materialize_view(
         store: a store whose views are applied.
         now: the end of the interval, included.
         start: its start, included; by default `now` less the view's max age, or 1970, before which nothing is served.
+        whole_until: the source holds everything known before this instant. A row that was pushed for an instant before
+            it and is not in the source gives way; None: nothing is known of that, and what is newer stays.
         con: a session to read with, for many views one after the other (opening one costs half a second).
         batch_rows: entities of one transaction; by default as many as have `BATCH_CELLS` values.
         bucket_keys: entities of one bucket.
@@ -138,12 +147,14 @@ def materialize_view(
         check_fields(online_view(store.config, other) for other in store.list_feature_views())
     if start is None:
         start = now - view.max_age if view.max_age else instant_of(0)
-    pins: dict[str, int] = {}
-    source = join_view(store.config, feast_view, list(view.features), pins)
-    delta_version = next(iter(pins.values()), None)
+    settled = None if whole_until is None else Settled.by_table(whole_until, start, now)
     with ExitStack() as stack:
-        # First of all: a store that is down or taken is told before anything is read.
-        writer = stack.enter_context(open_writer(store.config, view, exclusive=True))
+        # First of all: a store that is down or taken is told before anything is read, and who had to wait for another
+        # one reads what that one read, or later.
+        writer = stack.enter_context(open_writer(store.config, view, exclusive=True, settled=settled))
+        pins: dict[str, int] = {}
+        source = join_view(store.config, feast_view, list(view.features), pins)
+        delta_version = next(iter(pins.values()), None)
         reading = con or stack.enter_context(closing(session(store.config)))
         stack.enter_context(_read_errors(view, delta_version))
         rows_sql = _rows_in(reading, source, view, start, now)
@@ -153,11 +164,13 @@ def materialize_view(
             declared_at=feast_view.created_timestamp,
             start=start,
             end=now,
+            whole_until=whole_until,
             delta_version=delta_version,
             buckets=buckets,
         )
         read = _LatestRows(reading, rows_sql, view, source, buckets, ordered=writer.ordered)
         done, resumed = _write(writer, read, job, batch_rows or max(1, BATCH_CELLS // len(view.features)))
+        withdrawn = 0 if settled is None else withdraw(reading, rows_sql, source, view, writer)
         writer.settle()
         register(store, feast_view, start, now)
         writer.forget()
@@ -173,6 +186,7 @@ def materialize_view(
         delta_version=delta_version,
         buckets=buckets,
         resumed=resumed,
+        rows_withdrawn=withdrawn,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -73,6 +73,15 @@ class OnlineWriter(Protocol):
         """Write a bucket's last rows and remember that it is done: the bucket with these rows in it."""
         ...
 
+    def pushed(self) -> Iterator[list[bytes]]:
+        """Entity keys that were pushed and not withdrawn or confirmed since, some at a time."""
+        ...
+
+    def withdraw(self, pushed: Sequence[bytes], lacking: Sequence[bytes]) -> int:
+        """Take away the settled rows of the keys that the table lacks, and forget those that were pushed whose stored
+        row, if any, is settled: how many entities lost their row."""
+        ...
+
     def settle(self) -> None:
         """What is written is as lasting as the store makes it."""
         ...
@@ -88,6 +97,7 @@ def job_name(
     declared_at: datetime | None,
     start: datetime,
     end: datetime,
+    whole_until: datetime | None,
     delta_version: int | None,
     buckets: int,
 ) -> str:
@@ -99,7 +109,7 @@ def job_name(
     """
     declared: dict[str, Any] = {
         "view": [view.stored_name, dict(view.keys), dict(view.features), str(declared_at)],
-        "window": [start.isoformat(), end.isoformat()],
+        "window": [start.isoformat(), end.isoformat(), str(whole_until)],
         "source": uuid.uuid4().hex if delta_version is None else delta_version,
         # A bucket is what DuckDB's hash function says.
         "buckets": [buckets, duckdb.__version__],

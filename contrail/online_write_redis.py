@@ -13,12 +13,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from contrail import online_stores
-from contrail.online_layout import encode_time, redis_field, redis_time_field
+from contrail.online_layout import encode_time, redis_field, redis_key, redis_time_field
+from contrail.online_settled import Settled
 from contrail.online_stores import redis_client, redis_errors
 from contrail.online_views import OnlineError, OnlineView
 from contrail.online_write_columns import EncodedRows
@@ -33,13 +34,10 @@ LEASE_SECONDS = 10.0
 
 _ROWS_PER_CALL = 32  # short enough not to hold up the server's other clients
 _CALLS_PER_SEND = 64
+_KEYS_AT_A_TIME = 10_000
 _POLL_SECONDS = 0.1
 
-# KEYS: entities. ARGV: the view's time field and created field, seconds to live, number of features, their fields;
-# then per entity: event time, created time in microseconds or '', values. Answers how many entities changed.
-_PUT = """
-local time_field, created_field, to_live, features = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-
+_TIMES = """
 local function microseconds(stamp)
   local seconds, nanoseconds, at = 0, 0, 1
   while at <= #stamp do
@@ -56,42 +54,83 @@ local function microseconds(stamp)
   return seconds * 1000000 + math.floor(nanoseconds / 1000)
 end
 
-local function is_newer(key, event, created, values_at)
+local function created_of(event, version)
+  if version and string.sub(version, 1, #event) == event then
+    return tonumber(string.sub(version, #event + 1)) or -1
+  end
+  return -1
+end
+"""
+
+# KEYS: entities. ARGV: the view's time field and created field, seconds to live, the set of pushed keys or '', before
+# which event time and up to which created time a stored row gives way to an older one (-1: none does), number of
+# features, their fields; then per entity: event time, created time in microseconds or '', values. Answers how many
+# entities changed.
+_PUT = (
+    _TIMES
+    + """
+local time_field, created_field, to_live, pushed = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local before, created_until, features = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local function goes_over(key, event, created, values_at)
   local stored = redis.call('HMGET', key, time_field, created_field)
   if not stored[1] then return true end
   if stored[1] ~= event then
-    local later = microseconds(event) - microseconds(stored[1])
-    if later ~= 0 then return later > 0 end
+    local stored_at = microseconds(stored[1])
+    local later = microseconds(event) - stored_at
+    if later > 0 then return true end
+    if later < 0 then return stored_at < before and created_of(stored[1], stored[2]) <= created_until end
   end
-  local version, known = stored[2], nil
-  if version and string.sub(version, 1, #stored[1]) == stored[1] then
-    known = tonumber(string.sub(version, #stored[1] + 1))
-  end
-  local ours = tonumber(created) or -1
-  if ours ~= (known or -1) then return ours > (known or -1) end
+  local ours, known = tonumber(created) or -1, created_of(stored[1], stored[2])
+  if ours ~= known then return ours > known end
   for number = 1, features do
-    if redis.call('HGET', key, ARGV[4 + number]) ~= ARGV[values_at + number] then return true end
+    if redis.call('HGET', key, ARGV[7 + number]) ~= ARGV[values_at + number] then return true end
   end
   return false
 end
 
-local changed, at = 0, 4 + features
+local changed, at = 0, 7 + features
 for _, key in ipairs(KEYS) do
   local event, created = ARGV[at + 1], ARGV[at + 2]
-  if is_newer(key, event, created, at + 2) then
+  if goes_over(key, event, created, at + 2) then
     local cells = {time_field, event, created_field, event .. created}
     for number = 1, features do
-      cells[3 + 2 * number] = ARGV[4 + number]
+      cells[3 + 2 * number] = ARGV[7 + number]
       cells[4 + 2 * number] = ARGV[at + 2 + number]
     end
     redis.call('HSET', key, unpack(cells))
     if to_live > 0 then redis.call('EXPIRE', key, to_live) end
     changed = changed + 1
   end
+  if pushed ~= '' then redis.call('SADD', pushed, key) end
   at = at + 2 + features
 end
 return changed
 """
+)
+
+# KEYS: entities that were pushed. ARGV: the set of them, time field, created field, since, before, created until, '1'
+# where the table lacks these entities, the features' fields. Answers how many entities lost their row.
+_WITHDRAW = (
+    _TIMES
+    + """
+local removed = 0
+for _, key in ipairs(KEYS) do
+  local stored = redis.call('HMGET', key, ARGV[2], ARGV[3])
+  local stays = false
+  if stored[1] then
+    local event, created = microseconds(stored[1]), created_of(stored[1], stored[2])
+    stays = event >= tonumber(ARGV[5]) or created > tonumber(ARGV[6])
+    if ARGV[7] == '1' and not stays and event >= tonumber(ARGV[4]) then
+      redis.call('HDEL', key, ARGV[2], ARGV[3], unpack(ARGV, 8))
+      removed = removed + 1
+    end
+  end
+  if not stays then redis.call('SREM', ARGV[1], key) end
+end
+return removed
+"""
+)
 
 # Take the lock, or keep it.
 _HOLD = """
@@ -136,12 +175,16 @@ def _bulk(value: bytes) -> bytes:
 
 
 @contextmanager
-def redis_writer(config: RepoConfig, view: OnlineView, *, exclusive: bool) -> Generator[RedisWriter]:
+def redis_writer(
+    config: RepoConfig, view: OnlineView, *, exclusive: bool, settled: Settled | None
+) -> Generator[RedisWriter]:
     """A writer of one view.
 
     Args:
         exclusive: take the view's lock, as a materialisation does; it is lost `LEASE_SECONDS` after the holder's last
-            word. Single batches need none: each row is put by the server, and never over a newer one.
+            word. Single batches need none: each row is put by the server, and never over a newer one. Their keys are
+            remembered as pushed.
+        settled: which stored rows give way to an older one.
 
     Raises:
         OnlineError: the server is down or hangs, another process materialises the view.
@@ -152,7 +195,7 @@ def redis_writer(config: RepoConfig, view: OnlineView, *, exclusive: bool) -> Ge
         client = redis_client(config)
         try:
             to_live = getattr(config.online_store, "key_ttl_seconds", None) or 0
-            writer = RedisWriter(client, view, to_live)
+            writer = RedisWriter(client, view, to_live, settled, remembers=not exclusive)
             if not exclusive:
                 yield writer
                 return
@@ -174,20 +217,33 @@ class RedisWriter:
 
     ordered = False
 
-    def __init__(self, client: redis.Redis, view: OnlineView, to_live: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        view: OnlineView,
+        to_live: int,
+        settled: Settled | None,
+        *,
+        remembers: bool,
+    ) -> None:
         self._client: Any = client  # its types are unions over its asynchronous twin
         self._view = view
         self._lock = f"contrail:writer:{view.project}:{view.stored_name}"
         self._journal = f"contrail:journal:{view.project}:{view.stored_name}"
         self._me = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._exclusive = False
-        fields = [redis_field(view.stored_name, feature) for feature in view.features]
+        self._pushed = f"contrail:pushed:{view.project}:{view.stored_name}"
+        self._settled = settled or Settled(since=0, before=-1, created_until=-1)
+        self._fields = [redis_field(view.stored_name, feature) for feature in view.features]
+        self._row_fields = [redis_time_field(view.stored_name), f"_created:{view.stored_name}".encode()]
         head = [
-            redis_time_field(view.stored_name),
-            f"_created:{view.stored_name}".encode(),
+            *self._row_fields,
             b"%d" % to_live,
-            b"%d" % len(fields),
-            *fields,
+            self._pushed.encode() if remembers else b"",
+            b"%d" % self._settled.before,
+            b"%d" % self._settled.created_until,
+            b"%d" % len(self._fields),
+            *self._fields,
         ]
         self._head = b"".join(map(_bulk, head))
         self._head_arguments = len(head)
@@ -247,6 +303,31 @@ class RedisWriter:
         done = bucket.plus(rows, 0 if rows is None else self.write(rows))
         self._client.eval(_FINISH, 1, self._journal, str(done.number), self._me, json.dumps(done.__dict__))
         return done
+
+    def pushed(self) -> Iterator[list[bytes]]:
+        project = len(self._view.project.encode())
+        cursor = 0
+        while True:
+            self._keep_lock()
+            cursor, keys = self._client.sscan(self._pushed, cursor, count=_KEYS_AT_A_TIME)
+            if keys:
+                yield [key[: len(key) - project] for key in keys]
+            if not cursor:
+                return
+
+    def withdraw(self, pushed: Sequence[bytes], lacking: Sequence[bytes]) -> int:
+        apart = set(lacking)
+        removed = 0
+        for flag, keys in (("1", lacking), ("0", [key for key in pushed if key not in apart])):
+            for first in range(0, len(keys), _ROWS_PER_CALL):
+                self._keep_lock()
+                some = [redis_key(key, self._view.project) for key in keys[first : first + _ROWS_PER_CALL]]
+                settled = self._settled
+                limits = (settled.since, settled.before, settled.created_until)
+                removed += self._client.eval(
+                    _WITHDRAW, len(some), *some, self._pushed, *self._row_fields, *limits, flag, *self._fields
+                )
+        return removed
 
     def settle(self) -> None:
         """How lasting a write is, Redis' own configuration says."""

@@ -16,7 +16,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,16 @@ import numpy.typing as npt
 from contrail import online_stores
 from contrail.duck import quote_identifier as q
 from contrail.duck import quote_literal
+from contrail.online_settled import Settled
 from contrail.online_stores import sqlite_session
 from contrail.online_views import OnlineError, OnlineView
 from contrail.online_write_columns import EncodedRows
 from contrail.online_write_journal import Bucket
 
 _JOURNAL = "contrail_materialization"
+_PUSHED = "contrail_pushed"
+_KEYS_AT_A_TIME = 10_000
+_SECOND = 1_000_000
 _ENTITIES_PER_STATEMENT = 4  # more gains nothing
 _POLL_SECONDS = 0.05
 
@@ -42,6 +46,7 @@ _NEWER = """ON CONFLICT (entity_key, feature_name) DO UPDATE SET
 WHERE excluded.event_ts > event_ts OR (excluded.event_ts = event_ts AND (
   coalesce(excluded.created_ts, 0) > coalesce(created_ts, 0)
   OR (coalesce(excluded.created_ts, 0) = coalesce(created_ts, 0) AND excluded.value IS NOT value)))"""
+_SETTLED = "event_ts < {before} AND coalesce(created_ts, 0) <= {created}"
 
 
 def create_tables(path: Path, views: Iterable[OnlineView]) -> None:
@@ -113,12 +118,15 @@ def _only_writer(path: Path, view: OnlineView) -> Generator[None]:
 
 
 @contextmanager
-def sqlite_writer(path: Path, view: OnlineView, *, exclusive: bool) -> Generator[SqliteWriter]:
+def sqlite_writer(
+    path: Path, view: OnlineView, *, exclusive: bool, settled: Settled | None
+) -> Generator[SqliteWriter]:
     """A writer of one view.
 
     Args:
         exclusive: take the view's lock, as a materialisation does. Single batches need none: each is one transaction
-            and never puts an older row over a newer one.
+            and never puts an older row over a newer one. Their keys are remembered as pushed.
+        settled: which stored rows give way to an older one.
 
     Raises:
         OnlineError: the store is missing or locked, the view's table is missing, another process materialises the view.
@@ -126,7 +134,11 @@ def sqlite_writer(path: Path, view: OnlineView, *, exclusive: bool) -> Generator
     with sqlite_session(path, writing=True) as con, ExitStack() as stack:
         if exclusive:
             stack.enter_context(_only_writer(path, view))
-        yield SqliteWriter(con, view)
+        con.execute(
+            f"CREATE TABLE IF NOT EXISTS {_PUSHED} (view_table TEXT, entity_key BLOB, "
+            "PRIMARY KEY (view_table, entity_key)) WITHOUT ROWID"
+        )
+        yield SqliteWriter(con, view, settled, remembers=not exclusive)
 
 
 class SqliteWriter:
@@ -134,10 +146,18 @@ class SqliteWriter:
 
     ordered = True
 
-    def __init__(self, con: sqlite3.Connection, view: OnlineView) -> None:
+    def __init__(
+        self, con: sqlite3.Connection, view: OnlineView, settled: Settled | None, *, remembers: bool
+    ) -> None:
         self._con = con
         self._view = view
-        self._insert = {n: _insert(view, n) for n in (1, _ENTITIES_PER_STATEMENT)}
+        self._since = 0 if settled is None else settled.since // _SECOND
+        self._remembers = remembers
+        # As it is compared with what is stored: whole seconds, and a created time as `_created` writes it.
+        self._settled = settled and _SETTLED.format(
+            before=-(-settled.before // _SECOND), created=repr(settled.created_until / 1e6)
+        )
+        self._insert = {n: _insert(view, n, self._settled) for n in (1, _ENTITIES_PER_STATEMENT)}
         self._job = ""
 
     @staticmethod
@@ -175,6 +195,36 @@ class SqliteWriter:
         self._con.execute("COMMIT")
         return done
 
+    def pushed(self) -> Iterator[list[bytes]]:
+        after = b""
+        while keys := [
+            key
+            for (key,) in self._con.execute(
+                f"SELECT entity_key FROM {_PUSHED} WHERE view_table = ? AND entity_key > ? ORDER BY 1 LIMIT ?",
+                [self._view.table, after, _KEYS_AT_A_TIME],
+            ).fetchall()
+        ]:
+            yield keys
+            after = keys[-1]
+
+    def withdraw(self, pushed: Sequence[bytes], lacking: Sequence[bytes]) -> int:
+        table, settled = q(self._view.table), self._settled or "false"
+        self._con.execute("BEGIN IMMEDIATE")
+        gone = [
+            self._con.execute(
+                f"DELETE FROM {table} WHERE entity_key = ? AND event_ts >= ? AND {settled}",
+                [key, self._since],
+            ).rowcount
+            for key in lacking
+        ]
+        self._con.executemany(
+            f"DELETE FROM {_PUSHED} WHERE view_table = ?1 AND entity_key = ?2 AND NOT EXISTS "
+            f"(SELECT 1 FROM {table} WHERE entity_key = ?2 AND NOT ({settled}))",
+            [(self._view.table, key) for key in pushed],
+        )
+        self._con.execute("COMMIT")
+        return sum(cells > 0 for cells in gone)
+
     def settle(self) -> None:
         # Commits of a write-ahead log reach the disk with its next checkpoint.
         self._con.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -184,7 +234,7 @@ class SqliteWriter:
 
     def _put(self, rows: EncodedRows) -> int:
         before = self._con.total_changes
-        columns: list[list[Any]] = [rows.keys, (rows.events // 1_000_000).tolist(), _created(rows.created)]
+        columns: list[list[Any]] = [rows.keys, (rows.events // _SECOND).tolist(), _created(rows.created)]
         columns += rows.values
         whole = len(rows.keys) // _ENTITIES_PER_STATEMENT * _ENTITIES_PER_STATEMENT
         strides = (
@@ -195,10 +245,16 @@ class SqliteWriter:
         self._con.executemany(self._insert[_ENTITIES_PER_STATEMENT], zip(*strides, strict=True))
         self._con.executemany(self._insert[1], zip(*(column[whole:] for column in columns), strict=True))
         # Counted in cells; an entity whose row is new has all of them written.
-        return -(-(self._con.total_changes - before) // len(rows.values))
+        changed = -(-(self._con.total_changes - before) // len(rows.values))
+        if self._remembers:
+            self._con.executemany(
+                f"INSERT OR IGNORE INTO {_PUSHED} VALUES (?, ?)",
+                [(self._view.table, key) for key in rows.keys],
+            )
+        return changed
 
 
-def _insert(view: OnlineView, entities: int) -> str:
+def _insert(view: OnlineView, entities: int, settled: str | None) -> str:
     """One statement for some entities: key, event, created and the values of each are its parameters."""
     cells: list[str] = []
     for entity in range(entities):
@@ -208,7 +264,8 @@ def _insert(view: OnlineView, entities: int) -> str:
             for number, name in enumerate(view.features)
         ]
     columns = "entity_key, feature_name, value, event_ts, created_ts"
-    return f"INSERT INTO {q(view.table)} ({columns}) VALUES {', '.join(cells)} {_NEWER}"
+    gives_way = f" OR (excluded.event_ts < event_ts AND {settled})" if settled else ""
+    return f"INSERT INTO {q(view.table)} ({columns}) VALUES {', '.join(cells)} {_NEWER}{gives_way}"
 
 
 def _created(microseconds: npt.NDArray[np.int64]) -> list[int | float | None]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
+from contrail import incremental
 from contrail.asof_shards import Joined
 from contrail.asof_sources import join_view, source_path
 from contrail.clock import pin_utc
@@ -211,6 +212,8 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
     def materialize(self, now: datetime, *, start: datetime | None = None) -> tuple[Materialized, ...]:
         """Bring the online copy of every view to `now`; `source` of each report is the lake table.
 
+        What was pushed for an instant up to which a view's table is built, and is not in the table, gives way to it.
+
         Args:
             now: the clock's now: nothing known or created later is copied.
             start: the first known-at time; by default what is within each view's max age.
@@ -218,9 +221,22 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
         from contrail.asof import session
 
         store = self.store()
-        views = sorted(view.name for view in store.list_feature_views())
+        views = {
+            view.name: source_path(store.config, view.batch_source) for view in store.list_feature_views()
+        }
         with closing(session(store.config)) as con:
-            done = [materialize_view(store, view, now=now, start=start, con=con) for view in views]
+            # What is known of the table before its version is pinned holds for that version, too.
+            done = [
+                materialize_view(
+                    store,
+                    view,
+                    now=now,
+                    start=start,
+                    whole_until=incremental.built_until(self._lake(), self._table(views[view])),
+                    con=con,
+                )
+                for view in sorted(views)
+            ]
         return tuple(replace(one, source=self._table(one.source)) for one in done)
 
     def online_vectors(self, service: str) -> OnlineVectors:
