@@ -203,6 +203,17 @@ def sha256_of(delivery: landing.Delivery) -> str:
         return ""
 
 
+def taken_partitions(lake: Lake, table: str, among: Collection[str]) -> set[str]:
+    """Those of the partitions of which files have been dealt with, whether they count or are blocked."""
+    if not lake.exists(f"raw/{table}"):
+        return set()
+    taken = [json.loads(record.extra.get(TAKEN, "{}")) for record in lake.commits(f"raw/{table}")]
+    # A file's name begins with its partition.
+    return {
+        partition for partition in among for names in taken if any(n.startswith(partition) for n in names)
+    }
+
+
 def blocked_partitions(lake: Lake, table: str) -> dict[str, list[str]]:
     """Partition → reasons, for the partitions whose newest intake blocked."""
     blocked: dict[str, list[str]] = {}

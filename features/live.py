@@ -98,6 +98,19 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True)
+class Filed:
+    """What of a feed is its files' business: they have been taken in, and what they lack did not happen.
+
+    Attributes:
+        until: everything known before this instant; None: nothing.
+        waiting: but for these feed days, whose file is blocked or missing.
+    """
+
+    until: datetime | None
+    waiting: frozenset[date] = frozenset()
+
+
 class LiveDepartures:
     """All live departures of one session (``live_departures``). One at a time: it is not safe for threads."""
 
@@ -105,17 +118,26 @@ class LiveDepartures:
         self._con = con
         self._rules = rules
         self._first = self._last = date.min
+        self._filed: Mapping[str, Filed] = {}
         # Since when ``departures`` has the rows of ``live_departures``; None: it is of an earlier state.
         self._since: datetime | None = None
 
-    def load(self, scan: Callable[[str], str], since: datetime, until: datetime) -> None:
+    def load(
+        self,
+        scan: Callable[[str], str],
+        since: datetime,
+        until: datetime,
+        filed: Mapping[str, Filed] = MappingProxyType({}),
+    ) -> None:
         """Begin anew from the lake.
 
         Args:
             scan: lake table (``raw/flight_events``) → FROM item over one version of it.
             since: of which instant the oldest rows are needed: closed service dates are taken from clean/departures.
             until: up to this instant (exclusive) all reports are there.
+            filed: feed of `FEEDS` → what of it is its files' business; nothing where it is not named.
         """
+        self._filed = filed
         self._first = (until - OPEN_FOR).astimezone(UTC).date()
         self._last = (until + KNOWN_AHEAD).astimezone(UTC).date()
         oldest = since.astimezone(UTC).date() - timedelta(days=1)
@@ -195,6 +217,22 @@ class LiveDepartures:
                 reasons.append(None)
         return reasons
 
+    def why_filed(self, table: str, reports: pa.Table) -> list[str | None]:
+        """Per report of a feed that no file has brought why it is too late for it, in words; None: it is not."""
+        filed = self._filed.get(table, Filed(None))
+        reasons: list[str | None] = []
+        for known_at in reports["known_at"].to_pylist():
+            day = feed_day(known_at)
+            if filed.until is None or known_at >= filed.until or day in filed.waiting:
+                reasons.append(None)
+            else:
+                reasons.append(
+                    f"known_at {known_at.isoformat()}: the file of the feed day {day} has been taken in "
+                    f"(raw/{table} up to {filed.until.isoformat()}) and does not hold this; what it lacks is brought "
+                    "by a file that supersedes it"
+                )
+        return reasons
+
     def _unscheduled(self, day: date, departure: str) -> str:
         if not self._first <= day <= self._last:
             return (
@@ -247,6 +285,24 @@ class LiveDepartures:
         return self._con.execute(
             f"SELECT DISTINCT {names} FROM live_touched WHERE {complete} ORDER BY {names}"
         ).fetchall()
+
+    def concerned(self, keys: Sequence[str], reports: Mapping[str, pa.Table]) -> list[tuple[object, ...]]:
+        """The entities, by these columns, that reports name or whose departures they are of; none of them null."""
+        names = ", ".join(keys)
+        complete = " AND ".join(f"{key} IS NOT NULL" for key in keys)
+        found: set[tuple[object, ...]] = set()
+        for rows in reports.values():
+            theirs = f"SELECT 'all' AS network, {_TOUCHED} FROM live_departures SEMI JOIN live_incoming USING ({_KEYS})"
+            among = [f"({theirs})", *(["live_incoming"] if set(keys) <= set(rows.column_names) else [])]
+            self._con.register("live_incoming", rows)
+            try:
+                for those in among:
+                    found.update(
+                        self._con.execute(f"SELECT DISTINCT {names} FROM {those} WHERE {complete}").fetchall()
+                    )
+            finally:
+                self._con.unregister("live_incoming")
+        return list(found)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -321,6 +377,11 @@ class LiveDepartures:
             )
             for table, raw_id in missing
         ]
+
+
+def feed_day(known_at: datetime) -> date:
+    """The feed day of an instant."""
+    return (known_at.astimezone(UTC) - _DAY_BEGINS).date()
 
 
 def _feed_date(known_at: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import uuid
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from contrail import completeness, duck, incremental, push
+from contrail import completeness, duck, incremental, intake, push
 from contrail.clock import utc_now
 from contrail.contracts import CREATED_AT, KNOWN_AT, load_contracts
 from contrail.dbt_sql import model_sql
@@ -35,7 +35,7 @@ from features.corrections import let_go
 from features.declarations import DEPARTURES, FeatureTable
 from features.facts import FACTS_KNOWN_WITHIN
 from features.history import HISTORY_GRID
-from features.live import CleanRules, LeftOut, LiveDepartures
+from features.live import CleanRules, Filed, LeftOut, LiveDepartures
 from features.state import STATE_GRID
 from features.tables import FEATURE_TABLES
 from resources.feature_store import FeatureStoreResource
@@ -175,7 +175,10 @@ class LivePush:
         checked, repeated = push.sort_known(
             self._con, contract, push.check(self._con, contract, events), known
         )
-        checked = push.refuse(checked, self._live.why_not(table, checked.rows))
+        reasons = zip(
+            self._live.why_not(table, checked.rows), self._live.why_filed(table, checked.rows), strict=True
+        )
+        checked = push.refuse(checked, [cannot or too_late for cannot, too_late in reasons])
         self._journals[table].append(checked)
         left_out = self._apply({table: checked.rows})
         views = self._settle(start)
@@ -238,16 +241,37 @@ class LivePush:
         earliest = until - live.OPEN_FOR - live.KNOWN_AHEAD  # no event that is still taken is known before
         since = min(earliest, *self._closed.values())
         since -= max(table.look_back for table in self._tables) + LATE_REACH
-        self._live.load(lambda table: self._lake.scan(table, versions[table]), since, until)
+        filed = {name: self._filed(name, versions[f"raw/{name}"], earliest) for name in live.FEEDS}
+        self._live.load(lambda table: self._lake.scan(table, versions[table]), since, until, filed)
         self._reached = until - MICROSECOND
         reports: dict[str, pa.Table] = {}
+        lacking: dict[str, pa.Table] = {}
         for name, journal in self._journals.items():
             rows = journal.accepted(self._con, self._live.known(name), earliest)
             # A report of a service date that is closed came with a file since, or never will.
-            reasons = self._live.why_not(name, rows)
-            reports[name] = rows.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
+            rows = _where(rows, [reason is None for reason in self._live.why_not(name, rows)])
+            too_late = [reason is not None for reason in self._live.why_filed(name, rows)]
+            reports[name] = _where(rows, [not late for late in too_late])
+            lacking[name] = _where(rows, too_late)
         self._apply(reports)
+        self._owe(lacking, lambda table: self._live.concerned(table.keys, lacking))
         self._versions = versions
+
+    def _filed(self, name: str, version: int, since: datetime) -> Filed:
+        """What of a feed is its files' business, of what became known at `since` or later."""
+        table = f"raw/{name}"
+        if (until := completeness.accepted_until(self._lake, table)) is None:
+            return Filed(None)
+        first, last = live.feed_day(since), live.feed_day(until - MICROSECOND)
+        days = {first + timedelta(days=n) for n in range((last - first).days + 1)}
+        with_rows = self._con.execute(
+            f"SELECT DISTINCT feed_date FROM {self._lake.scan(table, version)} WHERE feed_date >= DATE '{first}'"
+        ).fetchall()
+        # A day without a row may have come as a file without one.
+        taken = intake.taken_partitions(self._lake, name, {day.isoformat() for day in days})
+        blocked = intake.blocked_partitions(self._lake, name)
+        there = {day for (day,) in with_rows} | {day for day in days if day.isoformat() in taken}
+        return Filed(until, frozenset(day for day in days if day not in there or day.isoformat() in blocked))
 
     def _apply(self, reports: Mapping[str, pa.Table]) -> list[LeftOut]:
         known = [at for rows in reports.values() for at in rows[KNOWN_AT].to_pylist()]
@@ -255,11 +279,22 @@ class LivePush:
             return []
         left_out = self._live.apply(reports)
         self._reached = max(self._reached, *known)
+        self._owe(reports, lambda table: self._live.touched(table.keys))
+        return left_out
+
+    def _owe(
+        self,
+        reports: Mapping[str, pa.Table],
+        entities: Callable[[FeatureTable], Iterable[tuple[object, ...]]],
+    ) -> None:
+        """Online is behind by these reports: they are there or gone since it was written."""
+        known = [at for rows in reports.values() for at in rows[KNOWN_AT].to_pylist()]
+        if not known:
+            return
         self._behind = min(*known, *([self._behind] if self._behind else known))
         for table in self._tables:
             if table.name in self._owed:
-                self._owed[table.name].update(self._live.touched(table.keys))
-        return left_out
+                self._owed[table.name].update(entities(table))
 
     def _settle(self, start: float) -> tuple[ViewWritten, ...]:
         """Write what online is behind."""
@@ -324,6 +359,10 @@ def _only_one(path: Path) -> Generator[None]:
                 f"another process pushes into {path.parent}: send the events to it, or stop it"
             ) from error
         yield
+
+
+def _where(rows: pa.Table, keep: Sequence[bool]) -> pa.Table:
+    return rows.filter(pa.array(keep, pa.bool_()))
 
 
 def has_instant(table: FeatureTable, after: datetime, until: datetime) -> bool:

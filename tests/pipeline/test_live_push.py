@@ -21,7 +21,7 @@ import pytest
 from cli import push as command
 from cli.output import Failure
 from contrail import duck
-from contrail.completeness import ACCEPTED_UNTIL
+from contrail.completeness import ACCEPTED_UNTIL, BLOCKED
 from contrail.lake import RUN_ID, WRITTEN_AT, Commit, Lake
 from contrail.online_fetch import Group, fetch_of
 from contrail.online_layout import encode_key
@@ -40,6 +40,7 @@ from tests.support.pushed_day import CUT, END, TABLES, Online, Report, Whole
 pytestmark = pytest.mark.slow
 
 QUARTER = timedelta(minutes=15)
+FED = "2013-01-21"  # the feed day of the cut and of all that comes after it
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -306,20 +307,91 @@ def test_what_could_not_be_written_is_written_by_the_next_call(whole, home, leg,
         assert live.close(CUT).views
 
 
+def take_in(whole: Whole, home: Settings, *, without: str = "") -> None:
+    """The files of the day come, and the raw tables hold what they brought.
+
+    Or they are "blocked", or the one of flight_events is "missing", and the next day's came.
+    """
+    lake = Lake(home.lake_root)
+    for feed in FEEDS:
+        found = whole.con.execute(
+            f"SELECT * EXCLUDE ({WRITTEN_AT}, {RUN_ID}) FROM {whole.scan(f'raw/{feed}')} "
+            f"WHERE known_at >= {utc_literal(CUT)} AND known_at < {utc_literal(END)}"
+        )
+        rows, table = found.to_arrow_table(), f"raw/{feed}"
+        until = END + timedelta(days=1) if without else END
+        extra = {ACCEPTED_UNTIL: until.isoformat()}
+        extra |= {BLOCKED: json.dumps({FED: ["unreadable"]})} if without == "blocked" else {}
+        partition = "2013-01-22" if without == "missing" else FED
+        commit = Commit(table, f"daily-{without}", ("sha256:00",), partition=partition, extra=extra)
+        if without == "missing" and feed == "flight_events":
+            lake.replace_partitions(table, rows.slice(0, 0), commit, where=f"feed_date = '{FED}'")
+        else:
+            lake.append(table, rows.slice(0, 0) if without else rows, commit)
+
+
+def false_report(whole: Whole, until: datetime) -> tuple[dict[str, Any], str]:
+    """The cancellation, before `until`, of a flight that departs later in the day, and its aircraft."""
+    found = whole.rows(
+        f"SELECT service_date, carrier, flight_number, origin, tail_number FROM {whole.scan(DEPARTURES)} "
+        f"WHERE departed_known_at >= {utc_literal(until)} AND departed_known_at < {utc_literal(END)} "
+        f"AND scheduled_departure_at >= {utc_literal(until)} AND tail_known_at < {utc_literal(CUT)} "
+        "ORDER BY departure_id LIMIT 1"
+    )[0]
+    tail = found.pop("tail_number")
+    nothing = dict.fromkeys(("actual_hhmm_local", "delay_minutes", "air_time_minutes"))
+    return found | nothing | {"event": "cancelled", "known_at": until - timedelta(minutes=20)}, tail
+
+
+def test_what_the_daily_file_lacks_did_not_happen(whole, home, leg):
+    online, hour = Online(home), CUT + 4 * QUARTER
+    said, tail = false_report(whole, hour)
+    with LivePush(home) as live:
+        push_all(live, whole.reports(CUT, hour))
+        assert (live.push([said]).accepted, live.close(hour - MICROSECOND).instant) == (1, hour - MICROSECOND)
+        assert leg(tail)["aircraft_leg_is_cancelled"]
+        assert online.differences(whole, hour - MICROSECOND)
+        take_in(whole, home)
+        # Begins anew, and mends what is online, also at instants that are closed.
+        views = {view.view for view in live.push([]).views}
+        assert {"network_state", "aircraft_leg"} <= views
+        assert online.differences(whole, hour - MICROSECOND) == []
+        again = live.push([said])
+        assert (again.accepted, again.repeated) == (0, 0)
+        assert "the file of the feed day 2013-01-21 has been taken in" in again.refused[0].reason
+        live.close(END - MICROSECOND)
+        assert online.differences(whole, END - MICROSECOND) == []
+    with LivePush(home):
+        assert online.differences(whole, END - MICROSECOND) == []
+    assert [row["known_at"] is None for row in journal(home) if "cancelled" in row["_as_sent"]].count(
+        True
+    ) == 1
+
+
+@pytest.mark.parametrize("without", ["blocked", "missing"])
+def test_a_day_whose_file_is_blocked_or_missing_is_still_pushed(whole, home, leg, without):
+    departed, arrived, tail = leg_of(whole)
+    with LivePush(home) as live:
+        live.push([departed])
+        take_in(whole, home, without=without)
+        assert live.push([arrived]).accepted == 1
+        landed = leg(tail)
+    assert landed["aircraft_leg_departure_delay_minutes"] == departed["delay_minutes"]
+    assert landed["aircraft_leg_stage"] == 2
+    with LivePush(home) as live:
+        assert live.push([departed, arrived]).repeated == 2
+        take_in(whole, home)
+        assert live.push([departed, arrived]).repeated == 2
+        assert leg(tail)["aircraft_leg_stage"] == 2
+
+
 def test_when_the_daily_file_has_come_it_is_what_counts(whole, home):
     hour = CUT + 4 * QUARTER
     reports = whole.reports(CUT, hour)
     with LivePush(home) as live:
         push_all(live, reports)
         live.close(hour - MICROSECOND)
-        lake = Lake(home.lake_root)
-        for feed in FEEDS:
-            rows = whole.con.execute(
-                f"SELECT * EXCLUDE ({WRITTEN_AT}, {RUN_ID}) FROM {whole.scan(f'raw/{feed}')} "
-                f"WHERE known_at >= {utc_literal(CUT)} AND known_at < {utc_literal(END)}"
-            ).to_arrow_table()
-            extra = {ACCEPTED_UNTIL: END.isoformat()}
-            lake.append(f"raw/{feed}", rows, Commit(f"raw/{feed}", "daily", ("sha256:00",), extra=extra))
+        take_in(whole, home)
         done = live.push([row for feed, row in reports if feed == "flight_events"])
         assert (done.accepted, done.repeated) == (0, sum(feed == "flight_events" for feed, _ in reports))
         # The next instants are made of the file.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from contrail import duck
 from contrail.contracts import load_contracts, raw_schema
 from contrail.dbt_sql import model_sql
 from features import live
-from features.live import CleanRules, LiveDepartures
+from features.live import CleanRules, Filed, LiveDepartures
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "dbt_project"
@@ -86,7 +87,7 @@ class World:
         )
         self.live = LiveDepartures(self.con, self.rules)
 
-    def load(self, until: datetime = NOW) -> World:
+    def load(self, until: datetime = NOW, filed: Mapping[str, Filed] = MappingProxyType({})) -> World:
         self._table("raw_flight_schedules", "flight_schedules", self.schedules)
         self._table("raw_flight_events", "flight_events", self.events)
         self._table("raw_aircraft_assignments", "aircraft_assignments", [])
@@ -100,7 +101,7 @@ class World:
         clean = model_sql(PROJECT, "departures", {**sources, "airports": "clean_airports"})
         self.con.execute(f"CREATE OR REPLACE TABLE clean_departures AS SELECT *, NULL::TIMESTAMPTZ AS _written_at, "
             f"'' AS _run_id FROM (\n{clean}\n) LIMIT 0")  # fmt: skip
-        self.live.load(lambda table: table.replace("/", "_"), until - timedelta(days=7), until)
+        self.live.load(lambda table: table.replace("/", "_"), until - timedelta(days=7), until, filed)
         return self
 
     def land(self, **reports: Any) -> None:
@@ -204,6 +205,40 @@ def test_a_wall_clock_that_is_not_schedule_plus_delay_is_rejected(world):
     (reason,) = world.push(report(1, "departed", "12:34", delay=4, actual_hhmm_local=1300))
     assert "actual_time_matches_delay" in reason
     assert world.row(1)["departed_at"] is None
+
+
+def test_what_files_have_been_taken_in_for_is_too_late_but_for_days_that_wait(world):
+    world.load()
+    asked = rows_of(
+        "flight_events", [report(2, "departed", "11:05", delay=5), report(1, "departed", "12:34", delay=4)]
+    )
+    assert world.live.why_filed("flight_events", asked) == [None, None]
+    until = at("12:34")
+    world.load(filed={"flight_events": Filed(until)})
+    too_late, fine = world.live.why_filed("flight_events", asked)
+    assert (
+        "known_at 2013-07-15T15:05:00+00:00: the file of the feed day 2013-07-15 has been taken in"
+        in too_late
+    )
+    assert "(raw/flight_events up to 2013-07-15T16:34:00+00:00)" in too_late
+    assert fine is None
+    world.load(filed={"flight_events": Filed(until, frozenset({DAY}))})
+    assert world.live.why_filed("flight_events", asked) == [None, None]
+
+
+def test_reports_concern_the_entities_of_their_departures_and_those_that_they_name(world):
+    world.load()
+    world.live.apply(
+        {"aircraft_assignments": rows_of("aircraft_assignments", [assignment(1, "N1", "10:00")])}
+    )
+    events = rows_of(
+        "flight_events", [report(1, "departed", "12:34", delay=4), report(2, "cancelled", "11:00")]
+    )
+    renamed = rows_of("aircraft_assignments", [assignment(1, "N2", "11:00")])
+    assert world.live.concerned(("tail_number",), {"flight_events": events}) == [("N1",)]
+    both = {"flight_events": events, "aircraft_assignments": renamed}
+    assert sorted(world.live.concerned(("tail_number",), both)) == [("N1",), ("N2",)]
+    assert world.live.concerned(("network",), {"flight_events": events}) == [("all",)]
 
 
 def test_a_report_of_another_feed_day_is_refused(world):

@@ -233,6 +233,14 @@ def test_before_the_first_intake_nothing_is_blocked(place):
     assert place.blocked() == {}
 
 
+def test_a_day_counts_as_dealt_with_without_rows_and_blocked_but_not_where_no_file_came(place):
+    assert intake.taken_partitions(place.lake, "readings", {FIRST}) == set()
+    files.deliver(place.root, files.lines(0))
+    files.deliver(place.root, files.lines(10, THIRD), day=THIRD, rows=11)
+    place.take_in()
+    assert intake.taken_partitions(place.lake, "readings", {FIRST, SECOND, THIRD}) == {FIRST, THIRD}
+
+
 # --- up to when a feed is complete -------------------------------------------------------------------------------
 
 
