@@ -56,6 +56,7 @@ def main() -> None:
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
                 ("candidate", "/assets/model/late_flight_2h/candidate"),
+                ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
