@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cli.output import EXIT_BLOCKED, Failure, failures, print_json, say, table
+from cli.output import EXIT_BLOCKED, EXIT_FAILED, Failure, failures, print_json, say, table
 from contrail.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _CLOSE = "close "
 
 
 def main(file: str, *, feed: str, close: str | None, follow: bool, as_json: bool) -> int:
-    """Push lines of JSON; returns 3 where some were refused, else 0."""
+    """Push lines of JSON; returns 3 where some were refused, 1 where what was taken is not online, else 0."""
     from contrail.lake import LakeError
     from contrail.online_layout import OnlineError
     from contrail.push import PushError
@@ -29,35 +29,100 @@ def main(file: str, *, feed: str, close: str | None, follow: bool, as_json: bool
 
     until = _instant(close) if close else None
     source = nullcontext(sys.stdin) if file == "-" else _opened(file)
-    refused = 0
     with (
         failures(LakeError, OnlineError, PushError, UnicodeDecodeError),
         source as lines,
         LivePush(Settings()) as live,
     ):
+        pushing = _Pushing(live, feed, goes_on=follow, as_json=as_json)
         for batch in _as_they_come(lines) if follow else [[line for line in lines if line.strip()]]:
-            refused += _work(live, batch, feed, as_json=as_json)
+            pushing.take(batch)
         if until is not None:
-            _print(live.close(until), as_json=as_json)
-    return EXIT_BLOCKED if refused else 0
+            pushing.close(until)
+    if pushing.is_behind:
+        return EXIT_FAILED
+    return EXIT_BLOCKED if pushing.refused else 0
 
 
-def _work(live: LivePush, batch: list[str], feed: str, *, as_json: bool) -> int:
-    """Push a batch, and close where a line says ``close INSTANT``; how many events were refused."""
-    refused = 0
-    waiting: list[str] = []
-    for line in [*batch, ""]:
-        if (closing := line.startswith(_CLOSE)) or not line:
-            if waiting:
-                pushed = live.push(waiting, feed)
-                refused += len(pushed.refused)
-                _print(pushed, as_json=as_json)
-                waiting = []
-            if closing:
-                _print(live.close(_instant(line.removeprefix(_CLOSE).strip())), as_json=as_json)
+class _Pushing:
+    """Pushes batches and closes instants, and prints each. One that goes on says what failed on the standard error.
+
+    Attributes:
+        refused: lines that were refused.
+        is_behind: whether online lacks something of what was taken: the last call could not write it.
+    """
+
+    def __init__(self, live: LivePush, feed: str, *, goes_on: bool, as_json: bool) -> None:
+        self._live = live
+        self._feed = feed
+        self._goes_on = goes_on
+        self._as_json = as_json
+        self._unclosed: datetime | None = None
+        self.refused = 0
+        self.is_behind = False
+
+    def take(self, batch: list[str]) -> None:
+        """Push a batch, and close where a line says ``close INSTANT``."""
+        waiting: list[str] = []
+        for line in [*batch, ""]:
+            if (closing := line.startswith(_CLOSE)) or not line:
+                if waiting:
+                    self._push(waiting)
+                    waiting = []
+                if closing:
+                    self._close_as_said(line.removeprefix(_CLOSE).strip())
+            else:
+                waiting.append(line)
+
+    def close(self, instant: datetime) -> None:
+        """Close an instant; where it cannot be written, the next call tries again."""
+        from contrail.online_layout import OnlineError
+
+        until = max(instant, self._unclosed) if self._unclosed else instant
+        try:
+            closed = self._live.close(until)
+        except OnlineError as error:
+            self._unclosed = until
+            self._fail(error)
         else:
-            waiting.append(line)
-    return refused
+            self._unclosed = None
+            self.is_behind = False
+            _print(closed, as_json=self._as_json)
+
+    def _push(self, lines: list[str]) -> None:
+        from resources.push import NotWritten
+
+        try:
+            pushed = self._live.push(lines, self._feed)
+        except NotWritten as error:
+            self._tell(error.pushed)
+            self._fail(error)
+        else:
+            self._tell(pushed)
+            self.is_behind = False
+            if self._unclosed is not None:
+                self.close(self._unclosed)
+
+    def _close_as_said(self, text: str) -> None:
+        from contrail.push import PushError
+
+        try:
+            self.close(_instant(text))
+        except (Failure, PushError) as error:
+            if not self._goes_on:
+                raise
+            self.refused += 1
+            _complain(f"the line {_CLOSE}{text} is refused: {error}")
+
+    def _tell(self, pushed: Pushed) -> None:
+        self.refused += len(pushed.refused)
+        _print(pushed, as_json=self._as_json)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._goes_on:
+            raise error
+        self.is_behind = True
+        _complain(str(error))
 
 
 def _as_they_come(lines: IO[str]) -> Iterator[list[str]]:
@@ -105,11 +170,16 @@ def _instant(text: str) -> datetime:
     return at
 
 
+def _complain(message: str) -> None:
+    sys.stderr.write(f"contrail: {message}\n")
+
+
 def _print(done: Pushed | Closed, *, as_json: bool) -> None:
     from resources.push import Closed
 
     if as_json:
         print_json(done)
+        sys.stdout.flush()  # what is printed tells the sender that it is kept
         return
     if isinstance(done, Closed):
         say(f"Closed {done.instant:%Y-%m-%d %H:%MZ} in {done.seconds:.2f} s")

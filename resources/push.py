@@ -11,7 +11,7 @@ import fcntl
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +25,7 @@ from contrail.clock import utc_now
 from contrail.contracts import CREATED_AT, KNOWN_AT, load_contracts
 from contrail.dbt_sql import model_sql
 from contrail.lake import Lake
+from contrail.online_layout import OnlineError
 from contrail.online_push import OnlinePush
 from contrail.online_views import online_view
 from contrail.push import Closings, Journal, PushError, Refused
@@ -83,6 +84,18 @@ class Pushed:
     left_out: tuple[LeftOut, ...]
     views: tuple[ViewWritten, ...]
     seconds: float
+
+
+class NotWritten(OnlineError):
+    """A batch is in the journal, and the online store could not be written: the next call does it.
+
+    Attributes:
+        pushed: what became of the batch.
+    """
+
+    def __init__(self, error: OnlineError, pushed: Pushed) -> None:
+        super().__init__(f"{error}; what was taken is kept, and written by the next call")
+        self.pushed = pushed
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,8 @@ class LivePush:
 
         Raises:
             PushError: the table takes no events.
-            OnlineError: the store cannot be written. The events are kept; the next call writes what is owed.
+            NotWritten: the store cannot be written. The events are kept; the next call writes what is owed.
+            LakeError: the journal cannot be written: nothing was taken.
         """
         start = perf_counter()
         if table not in self._journals:
@@ -181,11 +195,15 @@ class LivePush:
         checked = push.refuse(checked, [cannot or too_late for cannot, too_late in reasons])
         self._journals[table].append(checked)
         left_out = self._apply({table: checked.rows})
-        views = self._settle(start)
-        return Pushed(
+        pushed = Pushed(
             table=table, accepted=checked.rows.num_rows, repeated=repeated, refused=checked.refused,
-            left_out=tuple(left_out), views=views, seconds=perf_counter() - start,
+            left_out=tuple(left_out), views=(), seconds=perf_counter() - start,
         )  # fmt: skip
+        try:
+            views = self._settle(start)
+        except OnlineError as error:
+            raise NotWritten(error, pushed) from error
+        return replace(pushed, views=views, seconds=perf_counter() - start)
 
     def close(self, instant: datetime) -> Closed:
         """Everything known at `instant` or before has come: write the rows of the grid instants since the last close,

@@ -436,3 +436,53 @@ def test_the_command_pushes_lines_and_says_what_became_of_them(whole, home, tmp_
         command.main(
             str(tmp_path / "nothing.jsonl"), feed="flight_events", close=None, follow=False, as_json=False
         )
+
+
+def test_a_stream_goes_on_when_the_store_fails_and_loses_no_line(
+    whole, home, leg, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CONTRAIL_HOME", str(home.home))
+    departed, arrived, tail = leg_of(whole)
+    before = leg(tail)
+    lines = [json.dumps(row, default=lambda value: value.isoformat()) for row in (departed, arrived)]
+    stream = tmp_path / "stream.jsonl"
+    write, plan = OnlinePush.write, [True, True]
+
+    def locked(pushing: OnlinePush, rows: Any, until: datetime) -> int:
+        if plan and plan.pop(0):
+            raise OnlineError("the online store is locked by another writer: try again")
+        return write(pushing, rows, until)
+
+    def follow(*given: str) -> int:
+        stream.write_text("".join(f"{line}\n" for line in given))
+        return command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
+
+    monkeypatch.setattr(OnlinePush, "write", locked)
+    assert follow(lines[0], "close 2013-01-21T16:00Z") == 1
+    said = capsys.readouterr()
+    assert "flight_events: 1 taken, 0 known already, 0 refused" in said.out
+    assert said.err.count("contrail: the online store is locked by another writer") == 2
+    assert "what was taken is kept, and written by the next call" in said.err
+    assert leg(tail) == before
+
+    # The start writes what is owed; then two calls fail, and the one after them makes up for both.
+    plan += [False, True, True]
+    code = follow("close noon", lines[1], "close 2013-01-21T16:00Z", lines[0], "close 2013-02-21T16:00Z")
+    said = capsys.readouterr()
+    assert code == 3
+    done = re.findall(
+        r"(?m)^(flight_events: 1 taken|flight_events: 0 taken|Closed 2013-01-21 16:00Z)", said.out
+    )
+    assert done == ["flight_events: 1 taken", "flight_events: 0 taken", "Closed 2013-01-21 16:00Z"]
+    assert said.err.count("locked by another writer") == 2
+    assert "the line close noon is refused: 'noon' is no ISO instant" in said.err
+    assert (
+        "the line close 2013-02-21T16:00Z is refused: 2013-02-21T16:00:00+00:00 lies in the future"
+        in said.err
+    )
+    landed = leg(tail)
+    assert (landed["aircraft_leg_stage"], landed["aircraft_leg_departure_delay_minutes"]) == (
+        2,
+        departed["delay_minutes"],
+    )
+    assert len(journal(home)) == 2
