@@ -85,6 +85,10 @@ def shell_exports(settings: Settings) -> str:
     """POSIX shell lines for ``eval "$(contrail env)"``; they also put this installation's programs on the path."""
     programs = shlex.quote(str(Path(sys.prefix) / "bin"))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(settings).items()]
+    if settings.online_store == "redis":
+        # Made in that shell of the variable that is there already: what is printed here holds no secret.
+        made = f"{shlex.quote(sys.executable)} -m contrail.feast_config"
+        lines.append(f'export {feast_config.REDIS_VARIABLE}="$({made})"')
     lines.append(f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH={programs}:"$PATH" ;; esac')
     return "\n".join(lines) + "\n"
 

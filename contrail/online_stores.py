@@ -28,6 +28,13 @@ CONNECT_SECONDS = 0.5
 READ_SECONDS = 5.0
 """How long Redis may take to answer, unless `connection_string` has ``socket_timeout``."""
 
+# The same for Feast's own clients, in a form that no option of a URL is written in: so that they are told from waits
+# that somebody asked for, and each of our clients has its own.
+_OUR_WAITS = {
+    "socket_connect_timeout": f"{CONNECT_SECONDS * 10:g}e-1",
+    "socket_timeout": f"{READ_SECONDS * 10:g}e-1",
+}
+
 
 def store_kind(config: RepoConfig) -> str:
     """``sqlite`` or ``redis``.
@@ -146,12 +153,14 @@ class RedisAddress:
 def redis_connection_string(url: str) -> str:
     """A Redis URL as Feast's `connection_string`, with the waits that keep Feast's own clients from blocking too.
 
+    It may stand between single quotes in a YAML file.
+
     Args:
         url: ``redis://[user:password@]host[:port][/db][?option=value]``, or ``rediss://`` for TLS. Options are
             redis-py's: ``ssl_ca_certs``, ``socket_timeout``, …
 
     Raises:
-        OnlineError: it is no such URL; the text does not show it.
+        OnlineError: it is no such URL, or has an option that redis-py lacks; the text does not show it.
     """
     what = "CONTRAIL_REDIS_URL must be redis://[user:password@]host[:port][/db], or rediss:// for TLS"
     try:
@@ -170,19 +179,34 @@ def redis_connection_string(url: str) -> str:
         options["username"] = unquote(parts.username)
     if parts.password:
         options["password"] = unquote(parts.password)
-    options |= {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": READ_SECONDS, "retry": None}
-    for name, text in parse_qsl(parts.query):
+    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _url_options():
+            raise OnlineError(
+                f"CONTRAIL_REDIS_URL has the option {name!r}, which is none of redis-py's (ssl_ca_certs, "
+                "socket_timeout, …) that can be set here"
+            )
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:
             options[name] = text
     written = [f"{name}={_in_connection_string(value)}" for name, value in options.items()]
-    return ",".join([f"{parts.hostname}:{port}", *written])
+    written += [f"{name}={text}" for name, text in _OUR_WAITS.items() if name not in options]
+    return ",".join([f"{parts.hostname}:{port}", *written, "retry=null"])
+
+
+def _url_options() -> set[str]:
+    import inspect
+
+    import redis
+
+    # What the rest of the URL says, and what would change how answers are read or how often is tried.
+    ours = {"self", "host", "port", "db", "username", "password", "ssl", "retry", "decode_responses"}
+    return inspect.signature(redis.Redis.__init__).parameters.keys() - ours
 
 
 def _in_connection_string(value: Any) -> str:
     # Feast splits at commas and fills in $VARIABLES before it reads each value as JSON, which can write both otherwise.
-    return json.dumps(value).replace(",", "\\u002c").replace("$", "\\u0024")
+    return json.dumps(value).replace(",", "\\u002c").replace("$", "\\u0024").replace("'", "\\u0027")
 
 
 def redis_address(config: RepoConfig) -> RedisAddress:
@@ -197,7 +221,7 @@ def redis_address(config: RepoConfig) -> RedisAddress:
 
 
 def connection_address(connection_string: str) -> RedisAddress:
-    """Feast's `connection_string`, taken apart.
+    """Feast's `connection_string`, taken apart; without the waits that nobody asked for.
 
     Raises:
         OnlineError: the text names no host and port, or more than one.
@@ -208,6 +232,8 @@ def connection_address(connection_string: str) -> RedisAddress:
         name, equals, value = part.partition("=")
         if not equals:
             places.append(part)
+            continue
+        if _OUR_WAITS.get(name) == value:
             continue
         try:  # Feast reads every value as JSON, and as text where it is none
             options[name] = json.loads(value)

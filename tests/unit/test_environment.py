@@ -92,3 +92,11 @@ def test_write_writes_once_and_again_after_a_change(settings):
     first[1].write_text("telemetry: {enabled: true}\n")
     assert environment.write(settings) == [first[1]]
     assert first[1].read_text() == environment.dagster_yaml(settings)
+
+
+def test_a_shell_makes_the_address_of_a_redis_itself_and_a_file_store_has_none(tmp_path):
+    with_redis = Elsewhere(home=tmp_path, online_store="redis", redis_url="redis://:s3cret@cache.example")
+    printed = environment.shell_exports(with_redis)
+    assert 'export CONTRAIL_FEAST_REDIS="$(' in printed
+    assert "cache.example" not in printed + environment.dotenv(with_redis)
+    assert "CONTRAIL_FEAST_REDIS" not in environment.shell_exports(Elsewhere(home=tmp_path))
