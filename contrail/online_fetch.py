@@ -143,8 +143,14 @@ class SqliteFetch:
         return [[next(stored) for _ in group.views] for group in self._groups]
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[1].close()
+        while idle := self._take_idle():
+            idle[1].close()
+
+    def _take_idle(self) -> tuple[tuple[int, int], sqlite3.Connection] | None:
+        try:  # asking first would not do: another thread may take the last one in between
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _connection(self) -> tuple[tuple[int, int], sqlite3.Connection]:
         # A connection outlives its file: one that was deleted and made anew would be read as it was, for ever.
@@ -153,11 +159,10 @@ class SqliteFetch:
             file = (status.st_dev, status.st_ino)
         except FileNotFoundError:
             file = (0, 0)
-        while self._idle:
-            opened, con = self._idle.pop()
-            if opened == file:
-                return opened, con
-            con.close()
+        while idle := self._take_idle():
+            if idle[0] == file:
+                return idle
+            idle[1].close()
         con = open_sqlite(self._path, wait_seconds=LOCK_SECONDS)
         con.execute(_CACHE)
         return file, con

@@ -14,6 +14,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Array, Bytes, Int64
 from feast.value_type import ValueType
 
+from contrail.online_fetch import SqliteFetch
 from contrail.online_layout import OnlineError
 from contrail.online_read import OnlineReader, OnlineRow
 from tests.support import served_world as world
@@ -190,3 +191,19 @@ def test_a_reader_goes_on_while_rows_are_written_and_says_it_where_it_cannot(
     assert reader.read([entity], now=NOW).values(0)["shops_int64"] == 5
     writer.close()
     reader.close()
+
+
+def test_a_connection_that_another_thread_takes_first_is_not_missed(tmp_path: Path) -> None:
+    class TakenMeanwhile(list[Any]):
+        """Has one when it is asked, and none any more when it is taken."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    sqlite3.connect(tmp_path / "online.db").close()
+    fetch = SqliteFetch(tmp_path / "online.db", [])
+    fetch._idle = TakenMeanwhile()
+    _, con = fetch._connection()
+    assert con.execute("SELECT 1").fetchone() == (1,)
+    con.close()
+    fetch.close()
