@@ -6,36 +6,29 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli import push as command
-from cli.output import Failure
 from contrail import duck
 from contrail.completeness import ACCEPTED_UNTIL, BLOCKED
 from contrail.lake import RUN_ID, WRITTEN_AT, Commit, Lake
-from contrail.online_fetch import Group, fetch_of
-from contrail.online_layout import encode_key
 from contrail.online_push import OnlinePush
-from contrail.online_views import OnlineError, online_view
+from contrail.online_views import OnlineError
 from contrail.push import PushError
 from contrail.settings import Settings
 from contrail.windows import MICROSECOND, utc_literal
 from features.declarations import DEPARTURES
 from features.live import FEEDS, LiveDepartures
-from resources.feature_store import FeatureStoreResource
 from resources.push import LivePush, clean_rules
-from tests.support.cut_home import cut
-from tests.support.pushed_day import CUT, END, TABLES, Online, Report, Whole
+from tests.support.pushed_day import CUT, END, TABLES, Online, Report, Whole, journal, leg_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,36 +37,9 @@ FED = "2013-01-21"  # the feed day of the cut and of all that comes after it
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def whole(three_weeks: Settings) -> Iterator[Whole]:
-    made = Whole(three_weeks)
-    yield made
-    made.con.close()
-
-
-@pytest.fixture(scope="module")
-def morning(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The home as it was at the cut."""
-    return cut(whole.settings, tmp_path_factory.mktemp("push") / "morning", CUT)
-
-
-@pytest.fixture
-def home(morning: Settings, tmp_path: Path) -> Settings:
-    """A copy of it, to be pushed into."""
-    shutil.copytree(morning.home, tmp_path / "home")
-    return Settings(home=tmp_path / "home")
-
-
 def push_all(live: LivePush, reports: Sequence[Report]) -> None:
     for feed in FEEDS:
         live.push([row for name, row in reports if name == feed], feed)
-
-
-def journal(settings: Settings, feed: str = "flight_events") -> list[dict[str, Any]]:
-    with duck.connect() as con:
-        return (
-            con.execute(f"FROM {Lake(settings.lake_root).scan(f'push/{feed}')}").to_arrow_table().to_pylist()
-        )
 
 
 def test_the_live_rows_are_those_of_the_clean_stage(whole):
@@ -154,42 +120,6 @@ def test_events_that_come_late_and_out_of_order_end_at_the_same_values(whole, ho
         assert {"network_state", "dest_state", "aircraft_leg"} <= {view.view for view in done.views}
         push_all(live, reports[half:])
         assert online.differences(whole, CUT + 2 * QUARTER) == []
-
-
-def leg_of(whole: Whole) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """A departure and an arrival of one flight after the cut, and its aircraft: known before the cut, and for the last
-    time on that day."""
-    found = whole.rows(
-        f"SELECT departure_id, tail_number FROM {whole.scan(DEPARTURES)} WHERE departed_known_at >= {utc_literal(CUT)} "
-        f"AND arrived_known_at < {utc_literal(END)} AND tail_known_at < {utc_literal(CUT)} QUALIFY count(*) OVER "
-        "(PARTITION BY tail_number) = 1 ORDER BY departure_id LIMIT 1"
-    )[0]
-    day, carrier, number, origin = found["departure_id"].split("-")
-    mine = {
-        row["event"]: row
-        for feed, row in whole.reports(CUT, END)
-        if feed == "flight_events"
-        and (row["carrier"], row["flight_number"], row["origin"]) == (carrier, int(number), origin)
-        and f"{row['service_date']:%Y%m%d}" == day
-    }
-    return mine["departed"], mine["arrived"], found["tail_number"]
-
-
-@pytest.fixture
-def leg(home: Settings) -> Callable[[str], dict[str, Any]]:
-    """An aircraft's row as it stands online."""
-    store = FeatureStoreResource(home=str(home.home)).store()
-    view = online_view(store.config, store.get_feature_view("aircraft_leg"))
-
-    def read(tail: str) -> dict[str, Any]:
-        fetch = fetch_of(store.config, [Group([view])])
-        ((stored,),) = fetch.fetch([[encode_key({"tail_number": tail}, view.keys)]])
-        fetch.close()
-        return dict(zip(view.features, stored.values[0] or [], strict=False)) | {
-            "event_us": stored.event_us[0]
-        }
-
-    return read
 
 
 def test_an_older_event_never_goes_over_a_newer_value(whole, home, leg):
@@ -397,92 +327,3 @@ def test_when_the_daily_file_has_come_it_is_what_counts(whole, home):
         # The next instants are made of the file.
         live.close(END - MICROSECOND)
     assert Online(home).differences(whole, END - MICROSECOND) == []
-
-
-def test_the_command_pushes_lines_and_says_what_became_of_them(whole, home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CONTRAIL_HOME", str(home.home))
-    departed, arrived, _ = leg_of(whole)
-    lines = [json.dumps(row, default=lambda value: value.isoformat()) for row in (departed, arrived)]
-    events = tmp_path / "events.jsonl"
-    events.write_text("\n".join(lines) + "\n")
-    code = command.main(
-        str(events), feed="flight_events", close="2013-01-21T16:00Z", follow=False, as_json=True
-    )
-    printed = capsys.readouterr().out
-    pushed, closed = (json.loads(part) for part in re.split(r"(?m)(?<=^\})\n(?=\{)", printed))
-    assert code == 0
-    assert (pushed["accepted"], pushed["refused"]) == (2, [])
-    assert [view["view"] for view in pushed["views"]] == ["aircraft_leg"]
-    assert closed["instant"] == "2013-01-21T16:00:00+00:00"
-    assert {"network_state", "aircraft_leg"} <= {view["view"] for view in closed["views"]}
-
-    stream = tmp_path / "stream.jsonl"
-    stream.write_text(f"{lines[0]}\n\n{{oops\nclose 2013-01-21T16:15Z\n")
-    code = command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
-    said = capsys.readouterr().out
-    assert code == 3
-    assert "flight_events: 0 taken, 1 known already, 1 refused" in said.replace("\n", " ")
-    assert "refused: the event is no JSON" in said
-    assert "Closed 2013-01-21 16:15Z" in said
-    assert "network_state" in said
-
-    stream.write_bytes(b"{oops\n\xff\n")
-    with pytest.raises(Failure, match="the stream cannot be read on: 'utf-8' codec can't decode byte 0xff"):
-        command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
-    for close, words in (("noon", "is no ISO instant"), ("2013-01-21T16:00", "has no zone")):
-        with pytest.raises(Failure, match=words):
-            command.main(str(events), feed="flight_events", close=close, follow=False, as_json=False)
-    with pytest.raises(Failure, match=r"nothing\.jsonl cannot be read"):
-        command.main(
-            str(tmp_path / "nothing.jsonl"), feed="flight_events", close=None, follow=False, as_json=False
-        )
-
-
-def test_a_stream_goes_on_when_the_store_fails_and_loses_no_line(
-    whole, home, leg, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("CONTRAIL_HOME", str(home.home))
-    departed, arrived, tail = leg_of(whole)
-    before = leg(tail)
-    lines = [json.dumps(row, default=lambda value: value.isoformat()) for row in (departed, arrived)]
-    stream = tmp_path / "stream.jsonl"
-    write, plan = OnlinePush.write, [True, True]
-
-    def locked(pushing: OnlinePush, rows: Any, until: datetime) -> int:
-        if plan and plan.pop(0):
-            raise OnlineError("the online store is locked by another writer: try again")
-        return write(pushing, rows, until)
-
-    def follow(*given: str) -> int:
-        stream.write_text("".join(f"{line}\n" for line in given))
-        return command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
-
-    monkeypatch.setattr(OnlinePush, "write", locked)
-    assert follow(lines[0], "close 2013-01-21T16:00Z") == 1
-    said = capsys.readouterr()
-    assert "flight_events: 1 taken, 0 known already, 0 refused" in said.out
-    assert said.err.count("contrail: the online store is locked by another writer") == 2
-    assert "what was taken is kept, and written by the next call" in said.err
-    assert leg(tail) == before
-
-    # The start writes what is owed; then two calls fail, and the one after them makes up for both.
-    plan += [False, True, True]
-    code = follow("close noon", lines[1], "close 2013-01-21T16:00Z", lines[0], "close 2013-02-21T16:00Z")
-    said = capsys.readouterr()
-    assert code == 3
-    done = re.findall(
-        r"(?m)^(flight_events: 1 taken|flight_events: 0 taken|Closed 2013-01-21 16:00Z)", said.out
-    )
-    assert done == ["flight_events: 1 taken", "flight_events: 0 taken", "Closed 2013-01-21 16:00Z"]
-    assert said.err.count("locked by another writer") == 2
-    assert "the line close noon is refused: 'noon' is no ISO instant" in said.err
-    assert (
-        "the line close 2013-02-21T16:00Z is refused: 2013-02-21T16:00:00+00:00 lies in the future"
-        in said.err
-    )
-    landed = leg(tail)
-    assert (landed["aircraft_leg_stage"], landed["aircraft_leg_departure_delay_minutes"]) == (
-        2,
-        departed["delay_minutes"],
-    )
-    assert len(journal(home)) == 2

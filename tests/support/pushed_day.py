@@ -61,6 +61,32 @@ class Whole:
         )
 
 
+def leg_of(whole: Whole) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A departure and an arrival of one flight after the cut, and its aircraft: known before the cut, and for the last
+    time on that day."""
+    found = whole.rows(
+        f"SELECT departure_id, tail_number FROM {whole.scan(DEPARTURES)} WHERE departed_known_at >= {utc_literal(CUT)} "
+        f"AND arrived_known_at < {utc_literal(END)} AND tail_known_at < {utc_literal(CUT)} QUALIFY count(*) OVER "
+        "(PARTITION BY tail_number) = 1 ORDER BY departure_id LIMIT 1"
+    )[0]
+    day, carrier, number, origin = found["departure_id"].split("-")
+    mine = {
+        row["event"]: row
+        for feed, row in whole.reports(CUT, END)
+        if feed == "flight_events"
+        and (row["carrier"], row["flight_number"], row["origin"]) == (carrier, int(number), origin)
+        and f"{row['service_date']:%Y%m%d}" == day
+    }
+    return mine["departed"], mine["arrived"], found["tail_number"]
+
+
+def journal(settings: Settings, feed: str = "flight_events") -> list[dict[str, Any]]:
+    with duck.connect() as con:
+        return (
+            con.execute(f"FROM {Lake(settings.lake_root).scan(f'push/{feed}')}").to_arrow_table().to_pylist()
+        )
+
+
 def _utc(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
