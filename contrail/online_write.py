@@ -332,19 +332,25 @@ def register(store: FeatureStore, view: FeatureView, start: datetime, end: datet
 
     Feast appends an interval per materialisation and trims none, and every reading of the view pays for all of them.
     In a file registry intervals that touch become one here, in the same commit.
+
+    Raises:
+        RegistryBusyError: another process changes the registry, and does not end.
     """
     from feast.infra.registry.registry import Registry
+
+    from contrail.feast_registry import changing
 
     registry = store.registry
     if not isinstance(registry, Registry):
         registry.apply_materialization(view, store.project, start, end)
         return
-    registry.apply_materialization(view, store.project, start, end, commit=False)
-    proto = cast("Any", registry.proto())
-    for registered in (*proto.feature_views, *proto.stream_feature_views):
-        if registered.spec.name == view.name and registered.spec.project == store.project:
-            _compact(registered.meta.materialization_intervals)
-    registry.commit()
+    with changing(registry, store.project):
+        registry.apply_materialization(view, store.project, start, end, commit=False)
+        proto = cast("Any", registry.proto())
+        for registered in (*proto.feature_views, *proto.stream_feature_views):
+            if registered.spec.name == view.name and registered.spec.project == store.project:
+                _compact(registered.meta.materialization_intervals)
+        registry.commit()
 
 
 def _compact(intervals: Any) -> None:

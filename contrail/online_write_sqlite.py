@@ -10,12 +10,9 @@ one that was created later stands.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import sqlite3
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,6 +24,7 @@ import numpy.typing as npt
 from contrail import online_stores
 from contrail.duck import quote_identifier as q
 from contrail.duck import quote_literal
+from contrail.file_lock import LockTakenError, locked
 from contrail.online_settled import Settled
 from contrail.online_stores import sqlite_session
 from contrail.online_views import OnlineError, OnlineView
@@ -38,7 +36,6 @@ _PUSHED = "contrail_pushed"
 _KEYS_AT_A_TIME = 10_000
 _SECOND = 1_000_000
 _ENTITIES_PER_STATEMENT = 4  # more gains nothing
-_POLL_SECONDS = 0.05
 
 # A newer event wins; of the same event the version that was created later; equal rows stay untouched.
 _NEWER = """ON CONFLICT (entity_key, feature_name) DO UPDATE SET
@@ -99,22 +96,14 @@ def _only_writer(path: Path, view: OnlineView) -> Generator[None]:
     folder = path.with_name(f"{path.name}-locks")
     folder.mkdir(exist_ok=True)
     lock = folder / re.sub(r"[^0-9A-Za-z_-]", "_", view.table)
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        until = time.monotonic() + online_stores.LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise OnlineError(
-                        f"another process is materialising view {view.name!r} into {path}: wait for it, or stop it"
-                    ) from None
-                time.sleep(_POLL_SECONDS)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait_seconds=online_stores.LOCK_SECONDS))
+        except LockTakenError:
+            raise OnlineError(
+                f"another process is materialising view {view.name!r} into {path}: wait for it, or stop it"
+            ) from None
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -74,16 +74,33 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
         from feast import FeatureStore
 
         from contrail.asof import AsofOfflineStoreConfig
+        from contrail.feast_registry import registry_lock
 
         pin_utc()
         settings = self.settings
-        store = FeatureStore(repo_path=str(FEATURE_REPO), fs_yaml_file=feature_store_yaml(settings))
+        yaml = feature_store_yaml(settings)
+        with ExitStack() as stack:
+            # Feast would make an empty one, over whatever is there by then.
+            if not settings.registry_path.exists():
+                stack.enter_context(registry_lock(settings.registry_path))
+            store = FeatureStore(repo_path=str(FEATURE_REPO), fs_yaml_file=yaml)
         if isinstance(offline := store.config.offline_store, AsofOfflineStoreConfig):
             offline.threads, offline.memory_limit = settings.threads, settings.memory_limit
         return store
 
     def apply(self) -> Applied:
-        """Register what `feature_repo.feature_views` declares, and delete what it no longer does: `feast apply`."""
+        """Register what `feature_repo.feature_views` declares, and delete what it no longer does: `feast apply`.
+
+        Raises:
+            RegistryBusyError: another process changes the registry, and does not end.
+        """
+        from contrail.feast_registry import changing
+
+        store = self.store()
+        with changing(store.registry, store.project):
+            return self._apply(store)
+
+    def _apply(self, store: FeatureStore) -> Applied:
         from feast.feature_view import DUMMY_ENTITY
         from feast.project import Project
         from feast.repo_contents import RepoContents
@@ -91,7 +108,6 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
 
         from feature_repo.feature_views import declare
 
-        store = self.store()
         declared = declare(self.settings.lake_root)
         registered = {view.name: view for view in store.list_feature_views()}
         for view in declared.views:
