@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import threading
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +14,12 @@ import pytest
 
 from cli import push as command
 from cli.output import Failure
+from contrail.lake import LakeError
 from contrail.online_push import OnlinePush
 from contrail.online_views import OnlineError
+from contrail.push import Journal
 from tests.support.pushed_day import journal, leg_of
+from tests.support.three_weeks import CONTRAIL
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +111,49 @@ def test_a_stream_goes_on_when_the_store_fails_and_loses_no_line(
         departed["delay_minutes"],
     )
     assert len(journal(home)) == 2
+
+
+def test_a_batch_that_cannot_be_journalled_is_not_acknowledged(whole, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONTRAIL_HOME", str(home.home))
+    departed, _, _ = leg_of(whole)
+    stream = tmp_path / "stream.jsonl"
+    stream.write_text(json.dumps(departed, default=lambda value: value.isoformat()))
+
+    def full(_self: Journal, _checked: object) -> None:
+        raise LakeError("push/flight_events: no space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    with pytest.raises(Failure, match="no space left on device"):
+        command.main(str(stream), feed="flight_events", close=None, follow=True, as_json=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+def test_a_stream_is_acknowledged_while_it_is_open(whole, home, more):
+    departed, _, _ = leg_of(whole)
+    running = subprocess.Popen(
+        [CONTRAIL, "push", "--follow", *more],
+        env=os.environ | {"CONTRAIL_HOME": str(home.home)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdin is not None
+    assert running.stdout is not None
+    given_up = threading.Timer(60, running.kill)  # were it printed at the end of the stream only
+    given_up.start()
+    try:
+        running.stdin.write(json.dumps(departed, default=lambda value: value.isoformat()) + "\n")
+        running.stdin.flush()
+        said = ""
+        for line in running.stdout:
+            said += line
+            if not more or line == "}\n":
+                break
+        assert ('"accepted": 1' if more else "flight_events: 1 taken") in said
+        assert len(journal(home)) == 1
+        running.stdin.close()
+        assert running.wait(timeout=60) == 0
+    finally:
+        given_up.cancel()
+        running.kill()
+        running.wait()
+        running.stdout.close()
