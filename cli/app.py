@@ -86,7 +86,10 @@ def push(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Push events into the online store as they happen. Ends with 3 where events were refused."""
+    """Push events into the online store as they happen.
+
+    Ends with 3 where events were refused, with 1 where the online store is behind.
+    """
     from cli import push as command
 
     raise typer.Exit(command.main(file, feed=table, close=close, follow=follow, as_json=json))
