@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from assets import feature_store_checks
 from contrail.settings import Settings
+from contrail.view_freshness import ONLINE_PLACE
 from features.tables import FEATURE_TABLES
 from resources.column_docs import describe
 from resources.columns import schema_metadata
@@ -93,12 +94,16 @@ def build(settings: Settings) -> list[dg.AssetsDefinition]:
         )
         inputs = [f"{one.source}@v{one.delta_version}" for one in done]
         lake.lake.create(name, ONLINE_SCHEMA)
-        version = lake.lake.replace_partitions(name, rows, lake.commit(context, name, inputs), where="true")
+        place = {ONLINE_PLACE: feature_store.online_place}
+        commit = lake.commit(context, name, inputs, **place)
+        version = lake.lake.replace_partitions(name, rows, commit, where="true")
         return dg.MaterializeResult(
             metadata={
                 "table": f"{name}@v{version}",
                 "views": len(done),
                 "rows_written": sum(one.rows_written for one in done),
+                "rows_withdrawn": sum(one.rows_withdrawn for one in done),
+                "online_store": feature_store.online_place,
                 "materialised_until": max(one.end for one in done).isoformat(),
             }
         )

@@ -54,10 +54,17 @@ def build(settings: Settings) -> list[dg.AssetChecksDefinition]:
         description="Every feature view is built as far as the feeds are complete, that is what is online, and some "
         "row is within its max age. Warns with the view and what a look-up gives instead.",
     )
-    def freshness(lake: dg.ResourceParam[LakeResource]) -> dg.AssetCheckResult:
+    def freshness(
+        lake: dg.ResourceParam[LakeResource], feature_store: FeatureStoreResource
+    ) -> dg.AssetCheckResult:
         now, complete = lake.clock.now(), lake.complete_until().until
         views = view_freshness.all_views(
-            lake.lake, view_rules(), online_table=ONLINE_TABLE, complete_until=complete, now=now
+            lake.lake,
+            view_rules(),
+            online_table=ONLINE_TABLE,
+            online_place=feature_store.online_place,
+            complete_until=complete,
+            now=now,
         )
         return _freshness_result(views)
 

@@ -256,6 +256,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from contrail.contracts import ContractError
     from contrail.lake import LakeError
     from contrail.landing import LandingError
+    from contrail.online_layout import OnlineError
     from sources.nycflights import SourceError
 
-    return (ClockError, ContractError, LakeError, LandingError, SourceError)
+    return (ClockError, ContractError, LakeError, LandingError, OnlineError, SourceError)

@@ -48,8 +48,9 @@ def main(*, as_json: bool) -> None:
     from contrail.contracts import ContractError
     from contrail.lake import LakeError
     from contrail.landing import LandingError
+    from contrail.online_layout import OnlineError
 
-    with failures(ClockError, LakeError, LandingError, ContractError):
+    with failures(ClockError, LakeError, LandingError, ContractError, OnlineError):
         found = collect(Settings())
     if as_json:
         print_json(found)
@@ -63,6 +64,7 @@ def collect(settings: Settings) -> Status:
     from contrail.clock import clock_for
     from contrail.completeness import complete_until
     from contrail.contracts import load_contracts
+    from contrail.feast_config import online_place
     from contrail.lake import Lake
     from feature_repo.use_cases import USE_CASES
     from feature_repo.view_rules import ONLINE_TABLE, view_rules
@@ -107,8 +109,9 @@ def collect(settings: Settings) -> Status:
     ]
     complete = complete_until(lake, contracts).until
     views = view_freshness.all_views(
-        lake, view_rules(), online_table=ONLINE_TABLE, complete_until=complete, now=now
-    )
+        lake, view_rules(), online_table=ONLINE_TABLE, online_place=online_place(settings),
+        complete_until=complete, now=now,
+    )  # fmt: skip
     steps = [{"job": step.job, "days": step.days, "why": step.reason} for step in due.steps]
     advice = [_advice(b["partition"], b["why"]) for b in blocked]
     if steps:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from contrail.online_stores import redis_connection_string
+from contrail.online_stores import connection_address, redis_connection_string
 from contrail.settings import REPO_ROOT, Settings, export
 
 FEATURE_REPO = REPO_ROOT / "feature_repo"
@@ -71,6 +71,20 @@ def redis_connection(settings: Settings) -> str | None:
     if settings.online_store != "redis" or settings.redis_url is None:
         return None
     return redis_connection_string(settings.redis_url.get_secret_value())
+
+
+def online_place(settings: Settings) -> str:
+    """Which online store the settings mean: its kind and where it is, no secret. Nothing is connected.
+
+    Raises:
+        OnlineError: the setting `redis_url` is no address of a Redis.
+    """
+    connection = redis_connection(settings)
+    if connection is not None:
+        return f"redis {connection_address(connection)}"
+    path = settings.online_store_path
+    # By its name: the file of a home that is moved or copied goes with it.
+    return f"sqlite {path.name}" if path.exists() else f"sqlite {path.name}, which is missing"
 
 
 if __name__ == "__main__":

@@ -19,12 +19,16 @@ from contrail.asof_join import instant
 from contrail.duck import quote_identifier as q
 from contrail.lake import Lake
 
+ONLINE_PLACE = "online_place"
+"""The fact of a materialisation's commit that says which online store was filled: its kind and where it is."""
+
 State: TypeAlias = Literal["fresh", "behind", "online copy behind", "source ended", "never built"]
 
 STATES: Mapping[State, str] = {
     "fresh": "built as far as the feeds are complete, and online",
     "behind": "its sources hold more than the table was built from: a run mends it",
-    "online copy behind": "the table is built, the online store holds an earlier version: materialising mends it",
+    "online copy behind": "the table is built, the online store holds an earlier version or is another one than was "
+    "filled: materialising mends it",
     "source ended": "built and online, but no row is young enough to answer: only a newer delivery mends it",
     "never built": "there is no table yet: a run makes it",
 }
@@ -156,6 +160,20 @@ def hours(span: timedelta) -> float:
     return span / timedelta(hours=1)
 
 
+def is_elsewhere(lake: Lake, table: str, place: str) -> bool:
+    """Whether what was last materialised went into another online store than this one.
+
+    Args:
+        table: as for `online_copies`; of one that was written before places were recorded nothing is known, and it
+            counts as here.
+        place: as `ONLINE_PLACE` records it.
+    """
+    if not lake.exists(table):
+        return False
+    recorded = [record.extra[ONLINE_PLACE] for record in lake.commits(table) if ONLINE_PLACE in record.extra]
+    return bool(recorded) and recorded[-1] != place
+
+
 def online_copies(lake: Lake, con: duckdb.DuckDBPyConnection, table: str) -> dict[str, OnlineCopy]:
     """View -> what the online store was last filled from, as the materialisation's own table says.
 
@@ -209,12 +227,18 @@ def all_views(
     declared: Sequence[ViewRules],
     *,
     online_table: str,
+    online_place: str | None = None,
     complete_until: datetime | None,
     now: datetime,
 ) -> list[ViewFreshness]:
-    """Every declared view at `now`, in their order; costs a scan of two columns per table."""
+    """Every declared view at `now`, in their order; costs a scan of two columns per table.
+
+    Args:
+        online_place: the online store that is meant now: one that was not filled holds nothing. None: not asked.
+    """
     with duck.connect() as con:
-        copies = online_copies(lake, con, online_table)
+        elsewhere = online_place is not None and is_elsewhere(lake, online_table, online_place)
+        copies = {} if elsewhere else online_copies(lake, con, online_table)
         return [
             judge(
                 rules,

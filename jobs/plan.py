@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from contrail import incremental, intake, landing
+from contrail import incremental, intake, landing, view_freshness
 from contrail.clock import clock_for
 from contrail.completeness import complete_until
 from contrail.contracts import Contract, load_contracts
+from contrail.feast_config import online_place
 from contrail.lake import CommitRecord, Lake
 from contrail.settings import Settings
 from feature_repo.use_cases import USE_CASES
+from feature_repo.view_rules import ONLINE_TABLE
 from features.tables import FEATURE_TABLES
 from jobs import scoring_plan
 from jobs.steps import Step, contiguous, days_between, partition_days
@@ -206,8 +208,10 @@ def _feature_steps(state: _State, notes: list[str]) -> list[Step]:
         reason = f"complete until {until:%Y-%m-%d %H:%M}Z, {before} tables end before"
     elif older:
         reason = f"clean rows newer than {len(older)} feature tables"
-    elif any(_behind(lake, "feature_store/online", f"feature/{name}") for name in FEATURE_TABLES):
+    elif any(_behind(lake, ONLINE_TABLE, f"feature/{name}") for name in FEATURE_TABLES):
         reason = "feature tables newer than the online store"
+    elif view_freshness.is_elsewhere(lake, ONLINE_TABLE, online_place(state.settings)):
+        reason = f"the online store is {online_place(state.settings)}, and another one was filled"
     else:
         return []
     return [Step("features", reason)]

@@ -24,7 +24,7 @@ from contrail import incremental
 from contrail.asof_shards import Joined
 from contrail.asof_sources import join_view, source_path
 from contrail.clock import pin_utc
-from contrail.feast_config import FEATURE_REPO, feature_store_yaml
+from contrail.feast_config import FEATURE_REPO, feature_store_yaml, online_place
 from contrail.feature_changes import FeatureChange
 from contrail.lake import Commit, Lake
 from contrail.online_write import Materialized, materialize_view, prepare_store
@@ -68,6 +68,11 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
     @property
     def settings(self) -> Settings:
         return Settings(home=Path(self.home))
+
+    @property
+    def online_place(self) -> str:
+        """Which online store is meant: `contrail.feast_config.online_place`."""
+        return online_place(self.settings)
 
     def store(self) -> FeatureStore:
         """Feast's own object, for whatever is not here."""

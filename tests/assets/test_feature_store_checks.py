@@ -22,8 +22,12 @@ from cli import status
 from contrail import duck
 from contrail.incremental import BUILT_UNTIL
 from contrail.lake import Commit
+from contrail.online_fetch import Group, fetch_of
 from contrail.online_layout import encode_key, encode_value
+from contrail.online_push import OnlinePush
+from contrail.online_views import online_view
 from contrail.settings import Settings
+from contrail.view_freshness import ONLINE_PLACE
 from feature_repo.use_cases import LATE_FLIGHT_2H
 from features.tables import FEATURE_TABLES
 from features.vectors import PRIORS
@@ -326,3 +330,46 @@ def test_an_unseen_key_gets_the_same_prior_online_and_offline(
     # One function on both sides: what it is told to fill in, both fill in.
     monkeypatch.setattr(vectors, "PRIORS", {**PRIORS, "dest_disrupted_share_6h": 0.75})
     assert [side["dest_disrupted_share_6h"] for side in both()] == [0.75, 0.75]
+
+
+def test_a_pushed_event_that_its_file_does_not_bring_is_mended_by_the_next_materialisation(
+    made: tuple[World, Any],
+) -> None:
+    world, _ = made
+    resource = FeatureStoreResource(home=str(world.settings.home))
+    store = resource.store()
+    view = online_view(store.config, store.get_feature_view("dest_state"))
+    at = NOW - timedelta(seconds=1)  # after every row of the table, before what it is built until
+    with duck.connect() as con:
+        rows = con.sql(
+            f"SELECT * REPLACE (TIMESTAMPTZ '{at.isoformat()}' AS known_at, TIMESTAMPTZ '{at.isoformat()}' AS "
+            f"created_at, 0.125::DOUBLE AS dest_disrupted_share_6h) FROM {world.lake.scan('feature/dest_state')} "
+            "QUALIFY row_number() OVER (ORDER BY dest, known_at) = 1"
+        ).to_arrow_table()  # fmt: skip
+    unheard_of = rows.set_column(rows.column_names.index("dest"), "dest", pa.array(["nowhere"]))
+    pushing = OnlinePush(store.config, view)
+    assert pushing.write(pa.concat_tables([rows, unheard_of]), NOW) == 2
+    assert not world.parity().passed
+    done = {one.view: one for one in resource.materialize(NOW)}
+    assert (done["dest_state"].rows_written, done["dest_state"].rows_withdrawn) == (1, 1)
+    assert {one.rows_written for name, one in done.items() if name != "dest_state"} == {0}
+    fetch = fetch_of(store.config, [Group([view])])
+    assert fetch.fetch([[encode_key({"dest": "nowhere"}, view.keys)]])[0][0].event_us == [None]
+    fetch.close()
+    evaluation = world.parity()
+    assert evaluation.passed, evaluation.description
+
+
+def test_another_store_than_was_filled_is_told(
+    made: tuple[World, Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has recorded which store it filled; the settings now mean another one."""
+    lake = made[0].lake
+    assert lake.commits("feature_store/online")[-1].extra == {ONLINE_PLACE: "sqlite online_store.db"}
+    for name, value in (
+        ("HOME", str(made[0].settings.home)), ("CLOCK", "replay"), ("REPLAY_AT", NOW.isoformat()),
+        ("ONLINE_STORE", "redis"), ("REDIS_URL", f"redis://{redis_server.address}"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"CONTRAIL_{name}", value)
+    found = status.collect(Settings())
+    assert {str(view["state"]) for view in found.feature_views} == {"online copy behind"}

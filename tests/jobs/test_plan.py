@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from contrail.feast_config import online_place
 from contrail.lake import CommitRecord
 from contrail.settings import Settings
+from contrail.view_freshness import ONLINE_PLACE
 from features.tables import FEATURE_TABLES
 from jobs.plan import plan
 from jobs.steps import Step, contiguous, days_between, partition_days
@@ -283,6 +285,22 @@ def test_a_newer_feature_table_makes_the_online_store_due(done):
     done.build_features(feed_day_ends(LAST))
     (step,) = plan(done.settings).steps
     assert (step.job, step.reason) == ("features", "feature tables newer than the online store")
+
+
+def test_another_online_store_than_was_filled_is_due(done):
+    refs = [done.lake.ref(f"feature/{name}") for name in FEATURE_TABLES]
+    done.settings.online_store_path.touch()
+    done.commit("feature_store/online", refs, "", {ONLINE_PLACE: online_place(done.settings)})
+    assert due(done) == []
+    switched = Settings(
+        home=done.settings.home, online_store="redis", redis_url="redis://:s3cret@cache.example/3"
+    )
+    (step,) = plan(switched).steps
+    reason = "the online store is redis cache.example:6379/3, and another one was filled"
+    assert (step.job, step.reason) == ("features", reason)
+    done.settings.online_store_path.unlink()
+    (step,) = plan(done.settings).steps
+    assert "online_store.db, which is missing" in step.reason
 
 
 def test_features_reach_no_further_than_the_newest_delivery(done):

@@ -13,6 +13,7 @@ from contrail import duck
 from contrail.incremental import BUILT_UNTIL
 from contrail.lake import Commit, Lake
 from contrail.view_freshness import (
+    ONLINE_PLACE,
     STATES,
     OnlineCopy,
     State,
@@ -20,6 +21,7 @@ from contrail.view_freshness import (
     ViewRules,
     all_views,
     in_words,
+    is_elsewhere,
     judge,
     measure,
     online_copies,
@@ -176,6 +178,28 @@ def test_a_source_that_has_moved_on_since_is_named(lake: Lake) -> None:
     judged = judge(RULES, found, complete_until=NOW, now=NOW)
     assert (judged.state, judged.lag) == ("behind", timedelta(0))
     assert "a run mends it (there are newer versions of clean/sales)" in in_words(judged)
+
+
+def test_another_online_store_than_was_filled_is_behind(lake: Lake) -> None:
+    def states(place: str | None) -> list[State]:
+        rules = [RULES, replace(GRID, view="levels")]
+        return [
+            view.state
+            for view in all_views(
+                lake, rules, online_table="store/online", online_place=place, complete_until=NOW, now=NOW
+            )
+        ]
+
+    here = ["fresh", "fresh"]
+    assert states("redis cache:6379/0") == here, "of an older home's record nobody knows where it went"
+    assert not is_elsewhere(lake, "store/nothing", "redis cache:6379/0")
+    with duck.connect() as con:
+        rows = con.sql(f"SELECT * EXCLUDE (_written_at, _run_id) FROM {lake.scan('store/online')}")
+        filled = Commit("store/online", "again", (), extra={ONLINE_PLACE: "redis cache:6379/0"})
+        lake.replace_partitions("store/online", rows.to_arrow_table(), filled, where="true")
+    assert states("redis cache:6379/0") == states(None) == here
+    assert states("redis cache:6379/1") == ["online copy behind"] * 2
+    assert states("sqlite online_store.db") == ["online copy behind"] * 2
 
 
 def test_all_views_at_once(lake: Lake) -> None:
