@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -59,6 +59,7 @@ def test_a_day_that_is_pushed_is_online_as_its_files_make_it_later(whole, home):
     online = Online(home)
     pushes: list[float] = []
     closes: list[float] = []
+    cpu: dict[str, list[float]] = {"push": [], "close": []}
     with LivePush(home) as live:
         assert live.closed_until == CUT - MICROSECOND
         push_all(live, whole.reports(CUT, CUT + MICROSECOND))
@@ -68,11 +69,15 @@ def test_a_day_that_is_pushed_is_online_as_its_files_make_it_later(whole, home):
             since = CUT + quarter * QUARTER
             # The last quarter's last reports, and this one's first: one by one.
             for feed, row in whole.reports(since, since + QUARTER + MICROSECOND)[:25]:
+                began = time.process_time()
                 done = live.push([row], feed)
+                cpu["push"].append(time.process_time() - began)
                 assert (done.accepted + done.repeated, done.refused, done.left_out) == (1, (), ())
                 pushes.append(done.seconds)
             push_all(live, whole.reports(since, since + QUARTER + MICROSECOND))
+            began = time.process_time()
             closed = live.close(since + QUARTER)
+            cpu["close"].append(time.process_time() - began)
             closes.append(closed.seconds)
             assert {view.view for view in closed.views} == {t.name for t in TABLES if "history" not in t.name}
             assert online.differences(whole, since + QUARTER) == []
@@ -95,15 +100,14 @@ def test_a_day_that_is_pushed_is_online_as_its_files_make_it_later(whole, home):
                 assert count == (0,), table.name
             whole.con.unregister("mine")
             assert mine.num_rows or "history" in table.name
-    # On a machine that does much else at once, everything takes so much longer.
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    # The wall says, too, what else the machine does; the CPU seconds of all threads of this process hardly do.
     print(
         f"push of one event: median {statistics.median(pushes):.3f} s, slowest {max(pushes):.3f} s of {len(pushes)}; "
         f"close of a quarter of an hour: {', '.join(f'{seconds:.3f}' for seconds in closes)} s; "
-        f"processes waiting per core: {busy:.1f}"
+        f"CPU seconds, medians: {', '.join(f'{name} {statistics.median(each):.3f}' for name, each in cpu.items())}"
     )
-    assert statistics.median(pushes) < 2 * busy
-    assert statistics.median(closes) < 2 * busy
+    for name, each in cpu.items():
+        assert max(each) < 2, name
 
 
 def test_events_that_come_late_and_out_of_order_end_at_the_same_values(whole, home):
