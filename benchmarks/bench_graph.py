@@ -37,7 +37,6 @@ REFERENCE = (
     "clean/airports",
     "clean/carriers",
 )
-INSTALL = "pip install --target DIR 'ibis-framework[duckdb]' 'sqlglot<30.18'"
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
     options.add_argument(
         "--peer-rows", type=int, nargs=2, default=(2000, 8000), help="two samples of training rows"
     )
-    options.add_argument("--peer-packages", type=Path, help=f"a folder with ibis ({INSTALL})")
+    options.add_argument("--peer-packages", type=Path, help="a folder with another ibis than the lock's")
     given = options.parse_args()
     heading("the whole graph", "dagster", "dagster-dbt", "duckdb", "deltalake", "feast", "lightgbm")
     with tempfile.TemporaryDirectory(prefix="contrail-bench-") as folder:
@@ -186,7 +185,7 @@ def _peer(source: Path, scratch: Path, ours: Mapping[str, float] | None, given: 
         )
     else:
         print(
-            f"score and training rows: NOT run, Feast's DuckDB store needs ibis: {INSTALL}, then --peer-packages DIR"
+            "score and training rows: NOT run, Feast's DuckDB store needs ibis, which the lock has: make setup"
         )
     home = scratch / "peer"
     env = {"CONTRAIL_HOME": str(home), "HOME": str(home / "user"), "TZ": "UTC"}
