@@ -60,6 +60,3 @@ class OnlinePush:
         (batch,) = pa.table({to: newest[name] for to, name in names.items()}).combine_chunks().to_batches()
         with open_writer(self._config, view, exclusive=False, settled=Settled.by_push(until)) as writer:
             return writer.write(encode_rows(batch, view, writer.frame))
-
-    def close(self) -> None:
-        """For whoever closes what he opens; nothing stays open between two calls."""

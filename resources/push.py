@@ -145,7 +145,6 @@ class LivePush:
             for table in self._tables:
                 view = online_view(store.config, store.get_feature_view(table.name))
                 self._online[table.name] = OnlinePush(store.config, view)
-                opened.callback(self._online[table.name].close)
             self._load()
             self._settle(perf_counter())
             self._opened = opened.pop_all()

@@ -44,7 +44,7 @@ class Shop:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Shop:
     world.append(tmp_path, [("a", 1, T0 - HOUR, T0 - HOUR, 1.0)])
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis")
@@ -53,8 +53,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     else:
         made = Shop(tmp_path, world.sqlite(tmp_path))
     materialize_view(made.store, "prices", now=T0)
-    yield made
-    made.pushing.close()
+    return made
 
 
 def test_a_pushed_row_is_what_feast_reads(shop: Shop) -> None:
