@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from contrail.commits import Written
 from contrail.settings import Settings
@@ -253,8 +253,7 @@ def _in_processes(step: Step, spec: Any, shards: Sequence[Shard], workers: int) 
             crew.append(_Worker(process, ours))
             _hand(crew[-1], waiting, busy)
         while busy:
-            for line in wait(list(busy)):
-                assert isinstance(line, Connection)
+            for line in cast(list[Connection], wait(list(busy))):
                 worker, shard = busy.pop(line)
                 done[shard.index] = _answer(worker, shard)
                 _hand(worker, waiting, busy)
