@@ -27,10 +27,9 @@ from contrail.asof_shards import (
 from contrail.commits import Commit, file_sha256
 from contrail.lake import Lake
 from contrail.shards import Means
+from feature_repo.online_vectors import DECISION_COLUMN
 from features.completion import complete_rows
 from features.request_time import CATEGORICAL, REQUEST_COLUMNS
-
-DECISION_COLUMN = "decision_at"
 
 _ROW_ID = "__row_id"
 
