@@ -7,6 +7,7 @@ the instants that it reaches are built again, and only versions that were create
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -70,11 +71,15 @@ class Extension:
     rows: int
 
 
-def built_until(lake: Lake, table: str) -> datetime | None:
-    """The exclusive end of what has been built, from the table's commits."""
+def built_until(lake: Lake, table: str, version: int | None = None) -> datetime | None:
+    """The exclusive end of what has been built, from the table's commits (up to `version`, if one is named)."""
     if not lake.exists(table):
         return None
-    ends = [record.extra[BUILT_UNTIL] for record in lake.commits(table) if BUILT_UNTIL in record.extra]
+    ends = [
+        record.extra[BUILT_UNTIL]
+        for record in lake.commits(table)
+        if BUILT_UNTIL in record.extra and (version is None or record.version <= version)
+    ]
     return datetime.fromisoformat(ends[-1]) if ends else None
 
 
@@ -150,16 +155,15 @@ def extend(
     if not parts:
         version = _note_inputs(lake, table, inputs, facts, commit)
         return Extension(table, version, lo, lo, None, 0)
-    schema = parts[0][0].to_arrow_reader(1).schema
-    lake.create(table, schema, partition_by=["month"])
     rows = _Checked(table, [relation for relation, _ in parts], delivered_until)
+    lake.create(table, rows.schema, partition_by=["month"])
     if revision is not None:
         facts["revised"] = f"{revision.lo.isoformat()}..{revision.hi.isoformat()}"
         facts["revised_created_from"] = revision.created_from.isoformat()
     try:
         version = lake.replace_partitions(
             table,
-            pa.RecordBatchReader.from_batches(schema, rows.batches()),
+            pa.RecordBatchReader.from_batches(rows.schema, rows.batches()),
             commit(inputs, f"{lo.isoformat()}..{end.isoformat()}", facts),
             where=" OR ".join(f"({condition})" for _, condition in parts),
         )
@@ -171,7 +175,7 @@ def extend(
 
 
 class _Checked:
-    """The rows of some relations, counted, and none of them created after the newest delivery."""
+    """The rows of some relations, to be read once, counted, and none of them created after the newest delivery."""
 
     def __init__(
         self, table: str, relations: Sequence[duckdb.DuckDBPyRelation], delivered_until: datetime
@@ -179,13 +183,16 @@ class _Checked:
         self.count = 0
         self.refusal: IncrementalError | None = None
         self._table, self._relations, self._delivered_until = table, relations, delivered_until
+        # A reader runs its query, also where only the schema is asked of it.
+        self._first = relations[0].to_arrow_reader(BATCH_ROWS)
+        self.schema: pa.Schema = self._first.schema
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        for relation in self._relations:
-            for batch in relation.to_arrow_reader(BATCH_ROWS):
-                self._check(batch)
-                self.count += batch.num_rows
-                yield batch
+        later = (relation.to_arrow_reader(BATCH_ROWS) for relation in self._relations[1:])
+        for batch in itertools.chain(self._first, itertools.chain.from_iterable(later)):
+            self._check(batch)
+            self.count += batch.num_rows
+            yield batch
 
     def _check(self, batch: pa.RecordBatch) -> None:
         created = batch.column("created_at")

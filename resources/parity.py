@@ -16,7 +16,7 @@ from contrail import parity
 from contrail.asof_join import JoinView, instant
 from contrail.asof_sources import join_view, source_path
 from contrail.duck import quote_identifier as q
-from contrail.incremental import BUILT_UNTIL
+from contrail.incremental import built_until
 from contrail.lake import Lake
 from contrail.online_read import OnlineRow, read_online
 from contrail.online_views import online_view
@@ -145,12 +145,9 @@ def _ahead_from(
     for name, view in views.items():
         copy = copies.get(name)
         if copy is not None and copy.version is not None:
-            commits = [
-                record for record in lake.commits(view.tags["table"]) if record.version <= copy.version
-            ]
-            ends = [record.extra[BUILT_UNTIL] for record in commits if BUILT_UNTIL in record.extra]
-            if ends:
-                found[name] = datetime.fromisoformat(ends[-1])
+            end = built_until(lake, view.tags["table"], copy.version)
+            if end is not None:
+                found[name] = end
     return found
 
 

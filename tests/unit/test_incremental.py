@@ -98,6 +98,7 @@ def test_an_extension_says_what_it_added_and_of_what(growing):
     assert record.inputs == (f"{SOURCE}@v1",)
     assert record.partition == "2024-01-01T00:00:00+00:00..2024-01-02T00:00:00+00:00"
     assert incremental.built_until(growing.lake, TABLE) == instant(1, 2)
+    assert incremental.built_until(growing.lake, TABLE, record.version - 1) == instant(1, 1)
 
 
 def test_where_nothing_is_new_nothing_is_written(growing):
@@ -318,3 +319,20 @@ def test_rows_pushed_into_the_table_hide_no_correction(tmp_path, con):
     made.lake.append(TABLE, nothing, Commit(TABLE, "push", ("push:levels",)))
     assert made.extend(instant(1, 18)).revised is None
     assert made.lake.commits(TABLE)[-1].inputs == (made.lake.ref(SOURCE),), "or it would be due for ever"
+
+
+def test_a_build_runs_once(growing):
+    """A reader runs its query, also where nothing but the schema is asked of it."""
+    opened: list[int] = []
+
+    class Watched:
+        def __init__(self, relation: duckdb.DuckDBPyRelation) -> None:
+            self._relation = relation
+
+        def to_arrow_reader(self, batch_rows: int) -> pa.RecordBatchReader:
+            opened.append(batch_rows)
+            return self._relation.to_arrow_reader(batch_rows)
+
+    added = growing.extend(instant(1, 2), builder=lambda con, lo, hi: Watched(build(con, lo, hi)))
+    assert added.rows == 12
+    assert len(opened) == 1
