@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from contrail import evaluation, incremental, model_files, plots, provenance, registry, training
+from contrail import criteria, evaluation, incremental, model_files, plots, provenance, registry, training
 from contrail.evaluation import booleans
 from contrail.lake import Lake
 from contrail.settings import Settings
@@ -228,7 +228,7 @@ def _train(
             "mlflow_run": dg.MetadataValue.url(tracked.url),
         },
     )
-    verdicts = evaluation.judge(found, use_case)
+    verdicts = criteria.judge(found, use_case)
     unmet = [v for v in verdicts if not v.met]
     yield dg.AssetCheckResult(
         asset_key=candidate,

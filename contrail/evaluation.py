@@ -270,39 +270,6 @@ def flat_metrics(found: Sequence[GroupMetrics]) -> dict[str, float]:
     return {name: value for name, value in flat.items() if not math.isnan(value)}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One criterion and whether the test part meets it."""
-
-    criterion: str
-    limit: float
-    value: float
-    met: bool
-
-
-def judge(found: Sequence[GroupMetrics], use_case: UseCase) -> list[Verdict]:
-    """The use case's criteria on the evaluated groups of the test part.
-
-    Raises:
-        EvaluationError: the test part was not evaluated.
-    """
-    whole = next((item for item in found if item.part == "test" and item.kind == "all"), None)
-    if whole is None:
-        raise EvaluationError("criteria are judged on the test part, and it was not evaluated")
-    limits = use_case.criteria
-    slices = [item for item in found if item.part == "test" and item.kind in use_case.slices]
-    gain = whole.naive.log_loss - whole.model.log_loss
-    auc_gain = whole.model.auc - whole.naive.auc
-    worst = max((abs(item.model.bias) for item in slices), default=0.0)
-    return [
-        Verdict("min_log_loss_gain", limits.min_log_loss_gain, gain, gain >= limits.min_log_loss_gain),
-        Verdict("min_auc_gain", limits.min_auc_gain, auc_gain, auc_gain >= limits.min_auc_gain),
-        Verdict("max_auc", limits.max_auc, whole.model.auc, whole.model.auc <= limits.max_auc),
-        Verdict("max_bias", limits.max_bias, abs(whole.model.bias), abs(whole.model.bias) <= limits.max_bias),
-        Verdict("max_slice_bias", limits.max_slice_bias, worst, worst <= limits.max_slice_bias),
-    ]
-
-
 def _group_names(rows: pa.Table, columns: Sequence[str]) -> Any:
     texts = [pc.fill_null(rows.column(name).cast(pa.string()), "") for name in columns]
     return pc.binary_join_element_wise(*texts, SEPARATOR)

@@ -130,8 +130,8 @@ def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: P
     try:
         contents = _contents(model)
         for name, content in contents.items():
-            _write_durably(building / name, content)
-        _write_durably(building / MANIFEST, _manifest(model, use_case, lineage, contents))
+            write_durably(building / name, content)
+        write_durably(building / MANIFEST, _manifest(model, use_case, lineage, contents))
         building.chmod(0o755)
         building.rename(target)
     except FileExistsError:
@@ -287,7 +287,7 @@ def _read(path: Path) -> bytes:
         raise ModelFilesError(f"there is no {path}; restore the model's folder from the backup") from error
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
     with path.open("wb") as out:
         out.write(content)
         out.flush()

@@ -20,6 +20,7 @@ NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 RiskClass = Literal["minimal", "limited", "high"]
 MissingPolicy = Literal["score_with_missing", "refuse"]
 RequestTime = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+FeatureCode = Callable[[], Mapping[str, str]]
 
 
 class UseCaseError(ValueError):
@@ -73,8 +74,15 @@ class Criteria:
         min_auc_gain: least AUC gain over the naive reference on the test part.
         max_auc: AUC above which a leak is suspected before a good model.
         max_bias: greatest |mean score − label rate| on the test part.
-        max_slice_bias: the same for every slice of at least `min_slice_rows` rows.
+        max_calibration_error: greatest expected calibration error (ten bins of equal mass) on the test part.
+        max_slice_bias: as `max_bias`, for every slice of at least `min_slice_rows` rows.
         min_slice_rows: slices with fewer rows are reported with their size and judged by nobody.
+        min_backtest_gain: least log-loss gain over the naive reference in the worst month of the backtest.
+        confidence: of every interval and test.
+        min_champion_gain: least log-loss gain over the champion on the same days; the whole interval must lie above it.
+        min_champion_slice_rows: slices of at least so many rows on which the champion may not be significantly better.
+        max_predict_milliseconds: CPU of one score of one row.
+        needs_parity: online must have been found equal to offline.
         alarm_bias: |mean score − label rate| above which a monitored window counts as off.
     """
 
@@ -82,8 +90,15 @@ class Criteria:
     min_auc_gain: float = 0.05
     max_auc: float = 1.0
     max_bias: float = 0.05
+    max_calibration_error: float = 0.05
     max_slice_bias: float = 0.10
     min_slice_rows: int = 300
+    min_backtest_gain: float = 0.0
+    confidence: float = 0.95
+    min_champion_gain: float = 0.0
+    min_champion_slice_rows: int = 1000
+    max_predict_milliseconds: float = 1.0
+    needs_parity: bool = True
     alarm_bias: float = 0.03
 
     @property
@@ -109,11 +124,12 @@ class UseCase:
         request_columns: what the caller knows at decision time; inputs of `request_time`.
         request_time: columns (of the request, and what the feature service looked up for it) → those features that
             are made when the question is asked.
+        request_known_column: spine column that says when the latest fact of the request was known.
         partition_column: day by which rows are scored, split and monitored.
         decision_column: instant of the decision: nothing known later may enter the vector.
         outcome_known_column: instant at which the label became known.
         label: what is predicted.
-        horizon: how long before the event the decision is made.
+        horizon: how long before the event, at the least, the decision is made.
         features: the model's inputs; the order is part of the model.
         categorical: those of `features` that are texts.
         naive_group_columns: the naive reference is the training label rate per group of these columns.
@@ -127,7 +143,12 @@ class UseCase:
         decision_threshold: a score at or above it is a positive decision.
         missing_policy: what to do with a row of which a feature is missing.
         label_delay: after a day's end (UTC), how long until all its labels are known.
-        risk_class: how much harm a wrong decision does.
+        risk_class: how much harm a wrong decision does. The first model of a use case of class ``high`` needs approval
+            like any other; of a lower class it becomes champion by rule.
+        approvals_needed: how many people must approve a promotion; who asks for it is none of them.
+        request_valid_for: how long a promotion request may wait for its decision.
+        feature_code: names what the features are made by and gives the sha256 of each piece's meaning; called when a
+            model is stored and before one scores.
     """
 
     name: str
@@ -158,6 +179,10 @@ class UseCase:
     missing_policy: MissingPolicy = "score_with_missing"
     label_delay: timedelta = timedelta(days=1)
     risk_class: RiskClass = "limited"
+    approvals_needed: int = 1
+    request_valid_for: timedelta = timedelta(hours=72)
+    request_known_column: str = ""
+    feature_code: FeatureCode = dict[str, str]
 
     def __post_init__(self) -> None:
         def refuse(reason: str) -> None:
@@ -178,6 +203,10 @@ class UseCase:
             refuse(f"the horizon must lie before the event, not {self.horizon}")
         if self.min_training_days < 1:
             refuse("min_training_days must be at least 1")
+        if self.approvals_needed < 1:
+            refuse("at least one person must approve a promotion")
+        if self.request_valid_for <= timedelta(0):
+            refuse(f"a promotion request must be valid for some time, not {self.request_valid_for}")
 
     @property
     def feature_order_sha256(self) -> str:
@@ -197,6 +226,7 @@ class UseCase:
             self.decision_column,
             self.label,
             self.outcome_known_column,
+            *([self.request_known_column] if self.request_known_column else ()),
             *self.join_keys,
             *self.request_columns,
             *self.naive_group_columns,

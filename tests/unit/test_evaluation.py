@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
+from contrail import criteria as promotion_criteria
 from contrail import evaluation, plots
 from contrail.evaluation import EvaluationError, GroupMetrics, NaiveReference
 from contrail.use_case import Criteria
@@ -132,9 +133,7 @@ def test_every_criterion_can_fail():
         )
 
     def failed(found: list[GroupMetrics], criteria: Criteria) -> set[str]:
-        return {
-            v.criterion for v in evaluation.judge(found, replace(USE_CASE, criteria=criteria)) if not v.met
-        }
+        return {v.criterion for v in promotion_criteria.judge(found, replace(USE_CASE, criteria=criteria)) if not v.met}
 
     assert failed([item("all", good), item("maker", good)], Criteria()) == set()
     assert failed([item("all", flat)], Criteria()) == {"min_log_loss_gain", "min_auc_gain"}
@@ -142,7 +141,7 @@ def test_every_criterion_can_fail():
     assert failed([item("all", good + 0.2)], Criteria()) == {"max_bias"}
     assert failed([item("all", good), item("maker", good + 0.2)], Criteria()) == {"max_slice_bias"}
     with pytest.raises(EvaluationError, match="test part"):
-        evaluation.judge([replace(item("all", good), part="validate")], USE_CASE)
+        promotion_criteria.judge([replace(item("all", good), part="validate")], USE_CASE)
 
 
 # --- plots --------------------------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""The evidence of one evaluation, as files beside the model: what was judged, by which criteria, against whom.
+
+    models/<sha256>/evaluations/<evaluation id>/evaluation.json    all that was found; its sha256 is the id
+    models/<sha256>/evaluations/<evaluation id>/…                  what people look at: card, plots
+
+A promotion request names the id, so an evaluation that was altered afterwards is no longer the one that was approved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contrail import model_files
+from contrail.criteria import Verdict
+from contrail.use_case import Criteria
+
+FOLDER = "evaluations"
+RECORD = "evaluation.json"
+
+
+class EvidenceError(RuntimeError):
+    """The evidence is missing or is not what was recorded; nothing may be decided on it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One evaluation of one model.
+
+    Attributes:
+        use_case: name of the use case.
+        model_sha256: the model.
+        training_set: ``table@version`` of the rows it was learnt from and tested on.
+        criteria: as they were frozen before the fit.
+        champion_sha256: the champion of the moment that it was compared with; empty where there was none.
+        groups: rows of the evaluation table: the whole, months, slices, with intervals and references.
+        comparison: champion against challenger; empty where there was no champion.
+        backtest: rows of the rolling monthly backtest.
+        leakage: the leakage certificate.
+        verdicts: what was judged.
+        facts: anything else worth keeping (latency, parity, fairness).
+    """
+
+    use_case: str
+    model_sha256: str
+    training_set: str
+    criteria: Criteria
+    champion_sha256: str
+    groups: Sequence[Mapping[str, Any]]
+    comparison: Mapping[str, Any]
+    backtest: Sequence[Mapping[str, Any]]
+    leakage: Mapping[str, Any]
+    verdicts: Sequence[Verdict]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def record(self) -> bytes:
+        """All of it as JSON; the same evidence gives the same bytes."""
+        body = asdict(self) | {"criteria_sha256": self.criteria.sha256}
+        return json.dumps(
+            _plain(body), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        ).encode()
+
+    @property
+    def evaluation_id(self) -> str:
+        """The sha256 of `record`."""
+        return hashlib.sha256(self.record).hexdigest()
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """The criteria that are not met, in words."""
+        return tuple(verdict.in_words for verdict in self.verdicts if not verdict.met)
+
+
+def folder(lake_root: Path, model_sha256: str, evaluation_id: str) -> Path:
+    """Where the evidence lies."""
+    return model_files.folder(lake_root, model_sha256) / FOLDER / evaluation_id
+
+
+def store(evidence: Evidence, files: Mapping[str, bytes], lake_root: Path) -> Path:
+    """Put the evidence beside its model; what is there already is the same and stays.
+
+    Args:
+        files: name → content of what people look at.
+
+    Returns:
+        The folder.
+    """
+    target = folder(lake_root, evidence.model_sha256, evidence.evaluation_id)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{evidence.evaluation_id[:12]}-", dir=target.parent))
+    try:
+        for name, content in {RECORD: evidence.record, **files}.items():
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model_files.write_durably(path, content)
+        building.chmod(0o755)
+        building.rename(target)
+    except OSError:
+        if not target.exists():  # else somebody stored the same meanwhile
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str, Any]:
+    """The record of an evaluation, checked: `Evidence` as plain data, and ``criteria_sha256``; NaN is None.
+
+    Raises:
+        EvidenceError: it is missing or was altered.
+    """
+    path = folder(lake_root, model_sha256, evaluation_id) / RECORD
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise EvidenceError(f"there is no {path}; restore the model's folder from the backup") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != evaluation_id:
+        raise EvidenceError(f"{path} was altered: its sha256 is {found}, recorded is {evaluation_id}")
+    record: Mapping[str, Any] = json.loads(content)
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
