@@ -1,20 +1,22 @@
-"""How good scores are: ranking, probability error and calibration, always next to a naive reference on the same rows.
+"""How good scores are: ranking, probability error and calibration, always next to references on the same rows.
 
-Month to month the achievable numbers swing without any fault, so a model is judged against the reference on the same
-days and never against a fixed number alone.
+Month to month the achievable numbers swing without any fault, so a model is judged against the naive reference on the
+same days and never against a fixed number alone. Intervals come from a bootstrap over days.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from contrail.encoding import Booleans, Floats, booleans, pc
+from contrail.bootstrap import DayDraws, Interval
+from contrail.encoding import Booleans, Floats, Integers, booleans, pc
 from contrail.use_case import UseCase
 
 EPSILON = float(
@@ -23,6 +25,9 @@ EPSILON = float(
 CALIBRATION_BINS = 10
 SMOOTHING_ROWS = 20.0
 SEPARATOR = "\x1f"
+# Of the whole part every metric has an interval; of a month or slice those that are cheap over many groups.
+GROUP_INTERVALS = ("auc", "log_loss", "bias")
+INTERVALS = ("auc", "pr_auc", "log_loss", "brier", "ece", "bias")
 
 EVALUATION_SCHEMA = pa.schema(
     [
@@ -33,7 +38,11 @@ EVALUATION_SCHEMA = pa.schema(
         *(pa.field(name, pa.float64()) for name in ("label_rate", "mean_score", "bias", "auc", "pr_auc")),
         *(
             pa.field(name, pa.float64())
-            for name in ("log_loss", "brier", "ece", "naive_auc", "naive_log_loss")
+            for name in (
+                *("log_loss", "brier", "ece", "naive_auc", "naive_log_loss"),
+                *("logistic_auc", "logistic_log_loss"),
+                *(f"{metric}_{end}" for metric in INTERVALS for end in ("low", "high")),
+            )
         ),
     ]
 )
@@ -85,8 +94,6 @@ def metrics(labels: Booleans, scores: Floats) -> Metrics:
         raise EvaluationError("scores must be probabilities: some are outside [0, 1] or not finite")
     truth = labels.astype(np.float64)
     rate, mean = float(truth.mean()), float(scores.mean())
-    clipped = np.clip(scores, EPSILON, 1.0 - EPSILON)
-    loss = -np.where(labels, np.log(clipped), np.log1p(-clipped))
     return Metrics(
         rows=len(labels),
         label_rate=rate,
@@ -94,10 +101,16 @@ def metrics(labels: Booleans, scores: Floats) -> Metrics:
         bias=mean - rate,
         auc=auc(labels, scores),
         pr_auc=average_precision(labels, scores),
-        log_loss=float(loss.mean()),
+        log_loss=float(log_losses(labels, scores).mean()),
         brier=float(np.mean((scores - truth) ** 2)),
         ece=calibration_error(labels, scores),
     )
+
+
+def log_losses(labels: Booleans, scores: Floats) -> Floats:
+    """Negative log-likelihood of every row, nats."""
+    clipped = np.clip(scores, EPSILON, 1.0 - EPSILON)
+    return -np.where(labels, np.log(clipped), np.log1p(-clipped))
 
 
 def auc(labels: Booleans, scores: Floats) -> float:
@@ -124,19 +137,24 @@ def average_precision(labels: Booleans, scores: Floats) -> float:
     return float(np.sum(precision * hits) / positives)
 
 
+def equal_mass_bins(scores: Floats, bins: int = CALIBRATION_BINS) -> Integers:
+    """Of each row, its bin of (nearly) equal mass by score: 0, 1, …, none empty; equal scores share a bin."""
+    ordered = np.sort(scores)
+    ranks = np.ceil(np.arange(1, bins) / bins * len(ordered)).astype(np.int64) - 1
+    edges = np.unique(ordered[np.maximum(ranks, 0)])
+    _, place = np.unique(np.searchsorted(edges, scores, side="left"), return_inverse=True)
+    return place.astype(np.int64)
+
+
 def calibration_bins(
     labels: Booleans, scores: Floats, bins: int = CALIBRATION_BINS
 ) -> tuple[Floats, Floats, Floats]:
     """Bins of equal mass by score: mean score, label rate and rows of each (equal scores share a bin)."""
-    ordered = np.sort(scores)
-    ranks = np.ceil(np.arange(1, bins) / bins * len(ordered)).astype(np.int64) - 1
-    edges = np.unique(ordered[np.maximum(ranks, 0)])
-    place = np.searchsorted(edges, scores, side="left")
-    rows = np.bincount(place, minlength=len(edges) + 1).astype(np.float64)
-    used = rows > 0
-    mean = np.bincount(place, weights=scores, minlength=len(rows))[used] / rows[used]
-    rate = np.bincount(place, weights=labels.astype(np.float64), minlength=len(rows))[used] / rows[used]
-    return mean, rate, rows[used]
+    place = equal_mass_bins(scores, bins)
+    rows = np.bincount(place).astype(np.float64)
+    mean = np.bincount(place, weights=scores) / rows
+    rate = np.bincount(place, weights=labels.astype(np.float64)) / rows
+    return mean, rate, rows
 
 
 def calibration_error(labels: Booleans, scores: Floats) -> float:
@@ -196,7 +214,7 @@ class NaiveReference:
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Metrics of one group of one part, with the naive reference's on the same rows.
+    """Metrics of one group of one part, with the references' on the same rows.
 
     Attributes:
         part: ``validate`` or ``test``, or what the caller calls its rows.
@@ -204,6 +222,8 @@ class GroupMetrics:
         group: the month (``2013-11``) or the slice's value; ``all`` for the whole part.
         model: the model's metrics.
         naive: the naive reference's.
+        logistic: those of the logistic regression; None where it was not asked.
+        intervals: metric → (low, high) of the model's, by a bootstrap over days at the criteria's confidence.
     """
 
     part: str
@@ -211,10 +231,23 @@ class GroupMetrics:
     group: str
     model: Metrics
     naive: Metrics
+    logistic: Metrics | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict[str, Interval])
+
+    @property
+    def references(self) -> Mapping[str, Metrics]:
+        """Name → metrics of what the model must be better than."""
+        return {"naive": self.naive} | ({"logistic": self.logistic} if self.logistic else {})
 
 
 def evaluate(
-    rows: pa.Table, scores: Floats, naive: NaiveReference, use_case: UseCase, *, part: str
+    rows: pa.Table,
+    scores: Floats,
+    naive: NaiveReference,
+    use_case: UseCase,
+    *,
+    part: str,
+    logistic: Floats | None = None,
 ) -> list[GroupMetrics]:
     """Metrics of the rows as a whole, by month and by slice; small slices are left out.
 
@@ -222,36 +255,66 @@ def evaluate(
         rows: labelled rows with day, label, naive group and slice columns.
         scores: of those rows, in their order.
         part: what to call them.
+        logistic: scores of the logistic reference for the same rows.
 
     Returns:
         The whole first, then months in order, then slices, each value with at least `criteria.min_slice_rows` rows.
     """
     labels = booleans(rows, use_case.label)
     reference = naive.predict(rows)
+    days = rows.column(use_case.partition_column).to_numpy()
+    confidence = use_case.criteria.confidence
 
     def group(kind: str, name: str, chosen: Booleans) -> GroupMetrics:
-        truth = labels[chosen]
+        truth, scored = labels[chosen], scores[chosen]
         return GroupMetrics(
-            part, kind, name, metrics(truth, scores[chosen]), metrics(truth, reference[chosen])
+            part,
+            kind,
+            name,
+            model=metrics(truth, scored),
+            naive=metrics(truth, reference[chosen]),
+            logistic=None if logistic is None else metrics(truth, logistic[chosen]),
+            intervals=intervals(truth, scored, days[chosen], confidence, whole=kind == "all"),
         )
 
     found = [group("all", "all", np.ones(len(labels), dtype=np.bool_))]
     months = pc.strftime(rows.column(use_case.partition_column), format="%Y-%m")
-    found += [group("month", name, chosen) for name, chosen in _groups(months)]
+    found += [group("month", name, chosen) for name, chosen in groups(months)]
     for column in use_case.slices:
-        for name, chosen in _groups(rows.column(column)):
+        for name, chosen in groups(rows.column(column)):
             if int(chosen.sum()) >= use_case.criteria.min_slice_rows:
                 found.append(group(column, name, chosen))
     return found
 
 
+def intervals(
+    labels: Booleans, scores: Floats, days: npt.NDArray[Any], confidence: float, *, whole: bool
+) -> dict[str, Interval]:
+    """Intervals of the metrics by a bootstrap over days; NaN ends where fewer than two days have rows.
+
+    Args:
+        days: of each row, its day.
+        confidence: of the interval, between 0 and 1.
+        whole: all of `INTERVALS`; those of `GROUP_INTERVALS` without it.
+    """
+    draws = DayDraws.of(days)
+    drawn = {
+        "auc": draws.aucs(labels, scores),
+        "log_loss": draws.means(log_losses(labels, scores)),
+        "bias": draws.means(scores - labels),
+    }
+    if whole:
+        drawn["brier"] = draws.means((scores - labels) ** 2)
+        drawn["pr_auc"], drawn["ece"] = draws.curves(labels, scores, bins=CALIBRATION_BINS)
+    return {name: draws.interval(drawn[name], confidence) for name in INTERVALS if name in drawn}
+
+
 def evaluation_table(found: Sequence[GroupMetrics]) -> pa.Table:
-    """One row per group, columns of `EVALUATION_SCHEMA`; NaN becomes null."""
+    """One row per group, columns of `EVALUATION_SCHEMA`; NaN, and what was not asked, is null."""
     listed: list[dict[str, object]] = []
     for item in found:
         row: dict[str, object] = {"part": item.part, "kind": item.kind, "group": item.group}
-        row |= asdict(item.model)
-        row |= {"naive_auc": item.naive.auc, "naive_log_loss": item.naive.log_loss}
+        row |= _numbers(item)
         listed.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
     return pa.Table.from_pylist(listed, schema=EVALUATION_SCHEMA)
 
@@ -263,21 +326,28 @@ def flat_metrics(found: Sequence[GroupMetrics]) -> dict[str, float]:
         if item.kind not in ("all", "month"):
             continue
         prefix = item.part if item.kind == "all" else f"{item.part}_month_{item.group.replace('-', '_')}"
-        for name, value in asdict(item.model).items():
-            flat[f"{prefix}_{name}"] = float(value)
-        flat[f"{prefix}_naive_auc"] = item.naive.auc
-        flat[f"{prefix}_naive_log_loss"] = item.naive.log_loss
+        flat |= {f"{prefix}_{name}": float(value) for name, value in _numbers(item).items()}
     return {name: value for name, value in flat.items() if not math.isnan(value)}
+
+
+def groups(values: Any) -> list[tuple[str, Booleans]]:
+    """Each value of a column as text, in order, with the mask of its rows; null is ``(none)``."""
+    encoded = pc.fill_null(values.cast(pa.string()), "(none)").dictionary_encode().combine_chunks()
+    place = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    names = [str(name) for name in encoded.dictionary.to_pylist()]
+    return [(names[code], place == code) for code in sorted(range(len(names)), key=lambda c: names[c])]
+
+
+def _numbers(item: GroupMetrics) -> dict[str, float]:
+    """Column → number: the model's metrics, the references' AUC and log-loss, the ends of the intervals."""
+    found: dict[str, float] = asdict(item.model)
+    for name, reference in item.references.items():
+        found |= {f"{name}_auc": reference.auc, f"{name}_log_loss": reference.log_loss}
+    for name, (low, high) in item.intervals.items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def _group_names(rows: pa.Table, columns: Sequence[str]) -> Any:
     texts = [pc.fill_null(rows.column(name).cast(pa.string()), "") for name in columns]
     return pc.binary_join_element_wise(*texts, SEPARATOR)
-
-
-def _groups(values: Any) -> list[tuple[str, Booleans]]:
-    """Each value as text, in order, with the mask of its rows."""
-    encoded = pc.fill_null(values.cast(pa.string()), "(none)").dictionary_encode().combine_chunks()
-    place = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-    names = [str(name) for name in encoded.dictionary.to_pylist()]
-    return [(names[code], place == code) for code in sorted(range(len(names)), key=lambda c: names[c])]

@@ -1,0 +1,114 @@
+"""A draw of days gives what the rows, literally repeated, give; intervals cover what they should."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from contrail import evaluation
+from contrail.bootstrap import DayDraws
+
+DRAW = np.random.default_rng(11)
+ROWS, DAYS = 600, 9
+
+
+def sample(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores, days; scores distinct, or with many ties."""
+    days = np.sort(DRAW.integers(0, DAYS, ROWS)) * 3 + 100
+    scores = DRAW.random(ROWS)
+    labels = DRAW.random(ROWS) < 0.2 + 0.5 * scores
+    return labels, np.round(scores, 1) if kind == "ties" else scores, days
+
+
+def repeated(draws: DayDraws, draw: int) -> np.ndarray:
+    """Row numbers of one draw, each as often as its day was drawn."""
+    return np.repeat(np.arange(len(draws.place)), draws.weights[draw][draws.place].astype(int))
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties"])
+def test_every_draw_is_the_metric_of_the_rows_repeated(kind):
+    labels, scores, days = sample(kind)
+    draws = DayDraws.of(days, draws=25)
+    aucs = draws.aucs(labels, scores)
+    precision, error = draws.curves(labels, scores, bins=10)
+    squares = draws.means((scores - labels) ** 2)
+    for draw in range(25):
+        taken = repeated(draws, draw)
+        assert aucs[draw] == pytest.approx(sk.roc_auc_score(labels[taken], scores[taken]), abs=1e-12)
+        assert precision[draw] == pytest.approx(
+            sk.average_precision_score(labels[taken], scores[taken]), abs=1e-12
+        )
+        assert error[draw] == pytest.approx(
+            evaluation.calibration_error(labels[taken], scores[taken]), abs=1e-12
+        )
+        assert squares[draw] == pytest.approx(sk.brier_score_loss(labels[taken], scores[taken]), abs=1e-12)
+
+
+def test_group_means_are_those_of_the_rows_repeated():
+    labels, scores, days = sample("distinct")
+    group = DRAW.integers(0, 3, ROWS)
+    draws = DayDraws.of(days, draws=10)
+    found = draws.group_means(scores, group, 4)
+    for draw in range(10):
+        taken = repeated(draws, draw)
+        for value in range(3):
+            assert found[draw, value] == pytest.approx(scores[taken][group[taken] == value].mean())
+    assert np.isnan(found[:, 3]).all(), "no row is of the fourth group"
+    assert labels.any()
+
+
+def test_days_are_drawn_whole_and_the_same_for_the_same_seed():
+    days = np.array(["2024-01-02", "2024-01-01", "2024-01-02"], dtype="datetime64[D]")
+    draws = DayDraws.of(days, draws=200)
+    assert draws.days == 2
+    assert draws.place.tolist() == [1, 0, 1]
+    assert (draws.weights.sum(axis=1) == 2).all()
+    np.testing.assert_array_equal(draws.weights, DayDraws.of(days, draws=200).weights)
+    assert (draws.weights != DayDraws.of(days, draws=200, seed=5).weights).any()
+
+
+def test_the_interval_of_a_mean_is_that_of_the_theory_of_independent_days():
+    per_day, count = 20, 400
+    day_effect = DRAW.normal(0.0, 1.0, count)
+    values = np.repeat(day_effect, per_day) + DRAW.normal(0.0, 0.1, count * per_day)
+    draws = DayDraws.of(np.repeat(np.arange(count), per_day), draws=2_000)
+    low, high = draws.interval(draws.means(values), 0.95)
+    half = 1.96 * values.reshape(count, per_day).mean(axis=1).std(ddof=1) / math.sqrt(count)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.012)
+    naive_half = 1.96 * values.std() / math.sqrt(len(values))
+    assert (high - low) / 2 > 4 * naive_half, "rows of one day are no independent witnesses"
+    wider = draws.interval(draws.means(values), 0.99)
+    assert wider[0] < low < high < wider[1]
+
+
+def test_what_cannot_be_said_has_no_interval():
+    labels, scores = np.array([True, True, False]), np.array([0.2, 0.4, 0.6])
+    one_day = DayDraws.of(np.array([1, 1, 1]), draws=10)
+    assert all(math.isnan(end) for end in one_day.interval(one_day.means(scores), 0.95))
+    none = DayDraws.of(np.array([], dtype=int), draws=10)
+    nothing = (np.array([], dtype=bool), np.array([]))
+    assert np.isnan(none.means(nothing[1])).all()
+    assert np.isnan(none.aucs(*nothing)).all()
+    assert np.isnan(none.curves(*nothing, bins=10)[0]).all()
+    of_one_kind = DayDraws.of(np.array([1, 2, 3]), draws=50)
+    aucs = of_one_kind.aucs(labels, scores)
+    assert np.isnan(aucs).any(), "a draw without the third day has positives only"
+    assert set(aucs[~np.isnan(aucs)]) == {0.0}
+    assert of_one_kind.interval(aucs, 0.95) == (0.0, 0.0)
+
+
+def test_two_months_of_rows_take_little_cpu():
+    rows = 20_000
+    days = np.sort(DRAW.integers(0, 61, rows))
+    scores = DRAW.random(rows)
+    labels = DRAW.random(rows) < scores
+    began = time.process_time()
+    draws = DayDraws.of(days)
+    draws.aucs(labels, scores)
+    draws.curves(labels, scores, bins=10)
+    draws.means(scores)
+    assert time.process_time() - began < 3.0
