@@ -39,7 +39,9 @@ from contrail.commits import (
 )
 from contrail.fingerprint import row_fingerprint
 
-__all__ = ["RUN_ID", "WRITTEN_AT", "Commit", "CommitRecord", "Lake", "LakeError", "Rows", "Written"]
+__all__ = [
+    "RUN_ID", "WRITTEN_AT", "Commit", "CommitRecord", "Lake", "LakeError", "Rows", "StaleSnapshotError", "Written",
+]  # fmt: skip
 
 # Readers that meet another feature pass over what they do not understand; the lake refuses instead.
 KNOWN_READER_FEATURES = frozenset({"timestampNtz", "deletionVectors"})
@@ -49,6 +51,10 @@ COMMIT_RETRIES_OUTSIDE = 5  # of ours: conflicts, after which the table is opene
 
 class LakeError(RuntimeError):
     """A table cannot be read or written as asked; the message says what to do."""
+
+
+class StaleSnapshotError(LakeError):
+    """Somebody else committed after the version that the rows to add were made from; read again and decide anew."""
 
 
 class Lake:
@@ -93,10 +99,23 @@ class Lake:
         pinned = self.version(table) if version is None else version
         return f"delta_scan({duck.quote_literal(self.uri(table))}, version => {pinned})"
 
+    def rows(self, table: str) -> tuple[int, pa.Table]:
+        """The newest version and all its rows, without a session: for small tables (DuckDB's reader loads for 0.2 s).
+
+        Raises:
+            LakeError: the table's files are not read as they are (deleted rows, renamed columns, partitions).
+        """
+        opened = self._open(table)
+        if opened.protocol().min_reader_version > 1 or opened.metadata().partition_columns:
+            raise LakeError(f"{table} cannot be read file by file: scan it")
+        schema = _arrow_schema(opened)
+        paths = pa.table(opened.get_add_actions(flatten=True)).column("path").to_pylist()
+        files = [parquet.read_table(Path(self.uri(table)) / path, schema=schema) for path in sorted(paths)]
+        return opened.version(), pa.concat_tables([schema.empty_table(), *files])
+
     def schema(self, table: str) -> pa.Schema:
         """The table's Arrow schema, provenance columns included."""
-        exported: Any = self._open(table).schema()
-        return pa.schema(exported.to_arrow())
+        return _arrow_schema(self._open(table))
 
     def commits(self, table: str) -> list[CommitRecord]:
         """All commits, oldest first."""
@@ -129,6 +148,7 @@ class Lake:
         partition_by: Sequence[str] = (),
         personal: Sequence[str] = (),
         keep_days: int = 400,
+        append_only: bool = False,
     ) -> None:
         """Create the table if it does not exist, with its columns, history and statistics settled from the start.
 
@@ -137,6 +157,7 @@ class Lake:
             partition_by: partition columns.
             personal: columns left out of the log's min/max statistics, which outlive every deletion.
             keep_days: how long files of old versions stay readable.
+            append_only: rows may be added and never changed or deleted; every Delta writer honours it.
 
         Raises:
             LakeError: the table exists with other columns or other partitions.
@@ -155,9 +176,20 @@ class Lake:
         if personal:
             kept = [name for name in full.names if name not in set(personal)]
             configuration["delta.dataSkippingStatsColumns"] = ",".join(kept)
-        DeltaTable.create(
-            self.uri(table), full, mode="ignore", partition_by=list(partition_by), configuration=configuration
-        )
+        if append_only:
+            configuration["delta.appendOnly"] = "true"
+        try:
+            DeltaTable.create(
+                self.uri(table),
+                full,
+                mode="ignore",
+                partition_by=list(partition_by),
+                configuration=configuration,
+            )
+        except DeltaError:
+            if not self.exists(table):  # else somebody created it meanwhile
+                raise
+        self._check_same_shape(table, full, partition_by)
 
     def append(self, table: str, data: Rows, commit: Commit) -> int:
         """Add rows; returns the new version (the current one where the transaction was already written)."""
@@ -166,6 +198,30 @@ class Lake:
             write_deltalake(target, rows, mode="append", commit_properties=properties)
 
         return self._write(table, data, commit, write)
+
+    def append_at(self, table: str, data: pa.Table, commit: Commit, *, version: int) -> int:
+        """Add rows only if nobody has committed since `version`: a compare-and-swap; returns the new version.
+
+        An ordinary append that meets another one goes after it without asking. Rows that were decided upon the rows
+        already there (the next number, the hash of the last row) must not.
+
+        Raises:
+            StaleSnapshotError: somebody has committed since; nothing was written.
+        """
+        target = self._open(table)
+        stale = StaleSnapshotError(f"{table} has changed since version {version}; read it again")
+        if target.version() != version:
+            raise stale
+        stamped = self._stamped(target, table, data, commit)
+        try:
+            write_deltalake(
+                target, stamped.reader(), mode="append", commit_properties=_properties(commit, retries=0)
+            )
+        except CommitFailedError as error:
+            if self.version(table) == version:
+                raise  # not lost to anybody
+            raise stale from error
+        return version + 1
 
     def replace_partitions(self, table: str, data: Rows, commit: Commit, *, where: str) -> int:
         """Replace exactly the rows that `where` selects by `data`, in one commit; no rows empties that part.
@@ -294,6 +350,15 @@ class Lake:
         if partitions != list(partition_by):
             raise LakeError(f"{table} exists partitioned by {partitions}, not by {list(partition_by)}")
 
+    def _stamped(self, target: DeltaTable, table: str, data: Rows, commit: Commit) -> Stamped:
+        columns = _arrow_schema(target).names
+        missing = (set(columns) - {WRITTEN_AT, RUN_ID}) ^ set(data.schema.names)
+        if missing:
+            raise LakeError(
+                f"{table}: the data's columns are not the table's; these differ: {sorted(missing)}"
+            )
+        return Stamped(data, columns, commit.run_id)
+
     def _write(
         self,
         table: str,
@@ -302,13 +367,7 @@ class Lake:
         write: Callable[[DeltaTable, pa.RecordBatchReader, CommitProperties], None],
     ) -> int:
         target = self._open(table)
-        columns = self.schema(table).names
-        missing = (set(columns) - {WRITTEN_AT, RUN_ID}) ^ set(data.schema.names)
-        if missing:
-            raise LakeError(
-                f"{table}: the data's columns are not the table's; these differ: {sorted(missing)}"
-            )
-        stamped = Stamped(data, columns, commit.run_id)
+        stamped = self._stamped(target, table, data, commit)
         properties = _properties(commit)
         for attempt in range(1, COMMIT_RETRIES_OUTSIDE + 1):
             if commit.transaction and target.transaction_version(commit.transaction) is not None:
@@ -325,9 +384,14 @@ class Lake:
         raise AssertionError("unreachable: the loop returns or raises")
 
 
-def _properties(commit: Commit) -> CommitProperties:
+def _arrow_schema(opened: DeltaTable) -> pa.Schema:
+    exported: Any = opened.schema()
+    return pa.schema(exported.to_arrow())
+
+
+def _properties(commit: Commit, *, retries: int = COMMIT_RETRIES_INSIDE) -> CommitProperties:
     return CommitProperties(
         custom_metadata=commit.metadata(),
-        max_commit_retries=COMMIT_RETRIES_INSIDE,
+        max_commit_retries=retries,
         app_transactions=[Transaction(commit.transaction, 1)] if commit.transaction else None,
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from contrail import model_files, registry
+from contrail import decisions, model_files, registry
 from contrail.lake import Lake
 from contrail.model_files import ModelFilesError
 from tests.support import small_model
@@ -126,9 +127,16 @@ def test_another_model_under_a_name_is_refused(tmp_path):
 # --- decisions ----------------------------------------------------------------------------------------------
 
 
-def register(lake: Lake, sha256: str, use_case: str = "broken_jar") -> registry.ModelVersion:
+def register(lake: Lake, sha256: str, use_case: str = "broken_jar", **options: Any) -> registry.ModelVersion:
     return registry.register(
-        use_case, sha256, lake, decided_at=NOW, decided_by="training", reason="retrained", commit=COMMIT
+        use_case,
+        sha256,
+        lake,
+        decided_at=NOW,
+        decided_by="training",
+        reason="retrained",
+        commit=COMMIT,
+        **options,
     )
 
 
@@ -179,45 +187,117 @@ def test_use_cases_are_apart_and_sequences_run_through(tmp_path):
     ]
 
 
-def test_the_commit_names_what_was_read(tmp_path):
+def test_the_commit_names_what_was_read_and_what_was_decided(tmp_path):
     lake = Lake(tmp_path)
     register(lake, "a" * 64)
-    assert lake.commits(registry.TABLE)[-1].inputs == COMMIT.inputs
+    register(lake, "b" * 64)
+    first, second = lake.commits(registry.TABLE)[1:]
+    assert first.inputs == (*COMMIT.inputs, f"{registry.TABLE}@v0")
+    assert second.inputs == (*COMMIT.inputs, f"{registry.TABLE}@v1")
+    anchor = str(registry.decisions(lake)[1].anchor)
+    assert first.extra == {"events": "registered promoted", "anchor": anchor}
+
+
+def test_the_first_model_is_champion_whatever_is_unmet_and_the_reason_says_what(tmp_path):
+    lake = Lake(tmp_path)
+    unmet = ("max_bias: 0.061, limit 0.05", "parity: nan, limit 0")
+    first = register(lake, "a" * 64, evaluated=registry.Evaluated("e" * 64, "c" * 64, unmet))
+    assert (first.role, first.evaluation_id, first.criteria_sha256, first.unmet) == (
+        "champion", "e" * 64, "c" * 64, unmet,
+    )  # fmt: skip
+    champion = registry.champion("broken_jar", lake)
+    assert champion is not None
+    assert champion.reason == (
+        "the first model of a use case becomes its champion; unmet: "
+        "max_bias: 0.061, limit 0.05; parity: nan, limit 0"
+    )
+
+
+def test_without_the_rule_the_first_model_waits_for_approval(tmp_path):
+    lake = Lake(tmp_path)
+    assert register(lake, "a" * 64, first_by_rule=False).role == "challenger"
+    assert registry.champion("broken_jar", lake) is None
+    assert [d.event for d in registry.decisions(lake)] == ["registered"]
+
+
+def test_the_same_model_evaluated_again_is_the_same_version_with_the_newer_evaluation(tmp_path):
+    lake = Lake(tmp_path)
+    register(lake, "a" * 64, evaluated=registry.Evaluated("1" * 64, "c" * 64, ("max_bias: …",)))
+    again = register(lake, "a" * 64, evaluated=registry.Evaluated("2" * 64, "d" * 64, ()))
+    assert (again.version, again.evaluation_id, again.criteria_sha256, again.unmet) == (
+        1, "2" * 64, "d" * 64, (),
+    )  # fmt: skip
+    assert [d.event for d in registry.decisions(lake)] == ["registered", "promoted", "evaluated"]
+    register(lake, "a" * 64, evaluated=registry.Evaluated("2" * 64, "d" * 64, ()))
+    register(lake, "a" * 64)
+    assert len(registry.decisions(lake)) == 3
+
+
+def decided(lake: Lake, event: decisions.Event, version: int, at: datetime = NOW, by: str = "ada") -> None:
+    """A row as `contrail.promotions` writes it, which is tested by itself."""
+    letter = "abcdefgh"[version - 1]
+    draft = decisions.Draft(
+        use_case="broken_jar", event=event, model_version=version, model_sha256=letter * 64, decided_at=at,
+        decided_by=by, reason="better in every slice",
+    )  # fmt: skip
+    decisions.append(lake, lambda rows: [draft], COMMIT)
+
+
+def roles(lake: Lake) -> dict[int, str]:
+    return {v.version: v.role for v in registry.versions("broken_jar", lake)}
 
 
 def test_a_promoted_challenger_becomes_champion(tmp_path):
     lake = Lake(tmp_path)
     register(lake, "a" * 64)
     register(lake, "b" * 64)
-    row = registry.Decision(3, "broken_jar", "promoted", 2, "b" * 64, NOW, "ada", "better in every slice")
-    promoted = pa.Table.from_pylist([vars(row)], schema=registry.SCHEMA)
-    lake.append(registry.TABLE, promoted, COMMIT)
+    decided(lake, "promoted", 2)
     champion = registry.champion("broken_jar", lake)
     assert champion is not None
-    assert (champion.version, champion.promoted_by) == (2, "ada")
-    assert {v.version: v.role for v in registry.versions("broken_jar", lake)} == {
-        1: "archived",
-        2: "champion",
-    }
+    assert (champion.version, champion.promoted_by, champion.sequence) == (2, "ada", 3)
+    assert roles(lake) == {1: "archived", 2: "champion"}
 
 
-def test_racing_registrations_leave_no_gap_no_double_and_one_champion(tmp_path):
-    Lake(tmp_path).create(registry.TABLE, registry.SCHEMA)
-    failures: list[BaseException] = []
+def test_rollbacks_are_a_stack_and_what_was_rolled_back_from_is_no_challenger(tmp_path):
+    lake = Lake(tmp_path)
+    for letter in "abcd":
+        register(lake, letter * 64)
+    decided(lake, "promoted", 2)
+    decided(lake, "promoted", 3)
+    decided(lake, "rolled_back", 2)
+    assert roles(lake) == {1: "archived", 2: "champion", 3: "archived", 4: "challenger"}
+    decided(lake, "rolled_back", 1)
+    assert roles(lake) == {1: "champion", 2: "archived", 3: "archived", 4: "challenger"}
+    decided(lake, "rejected", 4)
+    assert roles(lake) == {1: "champion", 2: "archived", 3: "archived", 4: "archived"}
+    decided(lake, "requested", 3)
+    assert roles(lake) == {1: "champion", 2: "archived", 3: "challenger", 4: "archived"}
+    decided(lake, "promoted", 3)
+    decided(lake, "rolled_back", 1)
+    assert roles(lake)[1] == "champion"
 
-    def race(letter: str) -> None:
-        try:
-            register(Lake(tmp_path), letter * 64)
-        except BaseException as error:
-            failures.append(error)
 
-    threads = [threading.Thread(target=race, args=(letter,)) for letter in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    found = registry.decisions(Lake(tmp_path))
-    assert [d.sequence for d in found] == list(range(5))
-    assert [d.event for d in found].count("promoted") == 1
-    assert sorted(v.version for v in registry.versions("broken_jar", Lake(tmp_path))) == [1, 2, 3, 4]
+def test_who_was_champion_at_an_instant(tmp_path):
+    lake = Lake(tmp_path)
+    hours = [NOW + timedelta(hours=n) for n in range(5)]
+    register(lake, "a" * 64)
+    register(lake, "b" * 64)
+    decided(lake, "promoted", 2, at=hours[2])
+    decided(lake, "rolled_back", 1, at=hours[4])
+
+    def at(instant: datetime | None) -> int | None:
+        found = registry.champion("broken_jar", lake, at=instant)
+        return found.version if found else None
+
+    assert at(NOW - timedelta(microseconds=1)) is None
+    assert [at(hour) for hour in hours] == [1, 1, 2, 2, 1]
+    assert at(None) == 1
+
+
+def test_a_log_of_an_earlier_release_is_named(tmp_path):
+    lake = Lake(tmp_path)
+    lake.create(registry.TABLE, pa.schema([("sequence", pa.int64()), ("use_case", pa.string())]))
+    with pytest.raises(
+        decisions.DecisionError, match=r"earlier release \(it lacks .*row_sha256.*make the home anew"
+    ):
+        registry.champion("broken_jar", lake)
