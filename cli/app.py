@@ -135,6 +135,31 @@ def trace(
     command.main(prediction_id, as_json=json)
 
 
+@app.command()
+def tune(
+    use_case: Annotated[
+        str | None, typer.Option("--use-case", help="Whose parameters (default: the first declared).")
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option("--trials", min=1, help="Finished trials the study shall have, earlier calls included."),
+    ] = 20,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", min=1, help="Wall seconds for this call; a trial that has begun ends."),
+    ] = 1200,
+    evidence: Annotated[
+        Path | None,
+        typer.Option("--evidence", help="Also write the study as JSON, Markdown and PNG into DIR."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search learning parameters on time-ordered folds, the declared ones first; goes on where it ended."""
+    from cli import tune as command
+
+    command.main(use_case, trials=trials, seconds=seconds, evidence=evidence, as_json=json)
+
+
 def main() -> None:
     """Entry point: known errors become one line and an exit code; anything else is a defect and shows its traceback."""
     try:
