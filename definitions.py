@@ -52,9 +52,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: object) -
     resources: dict[str, object] = {
         "lake": LakeResource(settings),
         "feature_store": FeatureStoreResource(home=str(settings.home)),
-        "tracking": TrackingResource(
-            tracking_uri=settings.mlflow_tracking_uri, artifact_root=settings.mlflow_artifact_root.as_uri()
-        ),
+        "tracking": TrackingResource.from_settings(settings),
     }
     jobs = pipelines.build(settings)
     defs = dg.Definitions(

@@ -3,6 +3,8 @@
 What belongs here: three assets per use case. What does not: how to split, fit, judge or register (contrail/).
 """
 
+import hashlib
+import json
 from typing import Any
 
 import dagster as dg
@@ -131,7 +133,9 @@ def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
         pool="lake",
     )
     def train(
-        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource], tracking: TrackingResource
+        context: dg.AssetExecutionContext,
+        lake: dg.ResourceParam[LakeResource],
+        tracking: dg.ResourceParam[TrackingResource],
     ) -> Any:
         yield from _train(context, settings, lake, tracking, use_case, candidate, evaluated)
 
@@ -175,14 +179,16 @@ def _train(
             lock_sha256=provenance.lock_sha256(),
         )
         folder = model_files.write(model, use_case, lineage, settings.lake_root)
+        report_text = json.dumps(evaluation.evaluation_table(found).to_pylist(), default=str).encode()
         tracked = tracking.finish(
             run,
             model,
             use_case,
             model_folder=folder,
+            evaluation_id=hashlib.sha256(report_text).hexdigest(),
             metrics=evaluation.flat_metrics(found),
-            plots=images,
-            tables={"evaluation.json": evaluation.evaluation_table(found).to_pylist()},
+            files={"evaluation.json": report_text}
+            | {f"plots/{name}": image for name, image in images.items()},
         )
     registered = registry.register(
         use_case.name,
@@ -193,7 +199,7 @@ def _train(
         reason="trained",
         commit=lake.commit(context, registry.TABLE, [reference, f"model:{model.sha256}"]),
     )
-    tracking.set_aliases(use_case.name, registry.versions(use_case.name, lake.lake))
+    tracking.reconcile(use_case.name, lake.lake)
     table = f"{STAGE}/{use_case.name}/evaluation"
     report = evaluation.evaluation_table(found)
     lake.lake.create(table, report.schema)

@@ -16,6 +16,7 @@ from cli.output import print_json, say
 from contrail.settings import Settings
 
 LEAST_FREE_BYTES = 5 * 1024**3
+MLFLOW_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
     """All checks, each caught by itself: one that cannot even run is a finding too."""
     checks: list[Callable[[Settings], Finding]] = [
         _python, _duckdb, _openmp, _home, _free_space, _put_if_absent, _tool_files, _manifest, _contracts, _landed,
-        _stores, _online_store,
+        _stores, _online_store, _mlflow,
     ]  # fmt: skip
     found: list[Finding] = []
     for check in checks:
@@ -156,7 +157,7 @@ def _stores(settings: Settings) -> Finding:
     stores = [
         settings.registry_path,
         settings.online_store_path,
-        Path(settings.mlflow_tracking_uri.removeprefix("sqlite:///")),
+        settings.mlflow_path,
     ]
     told: list[str] = []
     for path in (path for path in stores if path.is_file()):
@@ -196,6 +197,24 @@ def _online_store(settings: Settings) -> Finding:
         remedy = "materialise feature_store/registry, then feature_store/online"
         return Finding(name, False, f"{place}, but holds nothing of {', '.join(lost)}", remedy)
     return Finding(name, True, place)
+
+
+def _mlflow(settings: Settings) -> Finding:
+    """A server or a database server must take a connection; a file is one of the stores."""
+    import socket
+    from urllib.parse import urlsplit
+
+    name, address = "mlflow", urlsplit(settings.mlflow_tracking_uri)
+    if address.hostname is None:
+        return Finding(name, True, f"SQLite, {Path(address.path).name}")
+    port = address.port or MLFLOW_PORTS.get(address.scheme.partition("+")[0], 80)
+    place = f"{address.scheme} {address.hostname}:{port}"  # without user and password
+    try:
+        socket.create_connection((address.hostname, port), timeout=5).close()
+    except OSError as error:
+        remedy = "start it, or mend CONTRAIL_MLFLOW_URI; until then no model is trained, and all else goes on"
+        return Finding(name, False, f"{place} cannot be reached: {error}", remedy)
+    return Finding(name, True, f"{place} takes connections")
 
 
 def _recorded_online(settings: Settings) -> list[str]:

@@ -17,6 +17,7 @@ from contrail import feast_config
 from contrail.settings import Settings
 
 _HOME = "CONTRAIL_HOME"
+_MLFLOW = "CONTRAIL_MLFLOW_URI"
 _FEAST = "FEAST_FS_YAML_FILE_PATH"
 
 _DAGSTER_YAML = """\
@@ -34,7 +35,9 @@ def variables(settings: Settings) -> dict[str, str]:
     """The environment of every tool that works on this home: absolute paths, no secret.
 
     `MLFLOW_TRACKING_URI` serves clients, `MLFLOW_BACKEND_STORE_URI` and `MLFLOW_DEFAULT_ARTIFACT_ROOT` serve
-    ``mlflow ui``, `DBT_*` serve ``dbt``, `FEAST_FS_YAML_FILE_PATH` serves ``feast`` (`cli.env` makes the file).
+    ``mlflow ui``; where `CONTRAIL_MLFLOW_URI` names another MLflow, which may hold a password, the first two are left
+    out, and a shell makes them of that variable (`shell_exports`). `DBT_*` serve ``dbt``, `FEAST_FS_YAML_FILE_PATH`
+    serves ``feast`` (`cli.env` makes the file).
     `OMP_WAIT_POLICY=PASSIVE` lets idle OpenMP threads sleep where they would otherwise spin on the core that DuckDB
     wants. The last block keeps the tools from calling home.
     """
@@ -42,13 +45,19 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def _in_home(settings: Settings) -> dict[str, str]:
+    own = {} if settings.mlflow_uri else dict.fromkeys(_mlflow_names(settings), settings.mlflow_tracking_uri)
     return {
         _HOME: str(settings.home),
         "DAGSTER_HOME": str(settings.dagster_home),
-        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_tracking_uri,
+        **own,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(settings.mlflow_artifact_root),
     }
+
+
+def _mlflow_names(settings: Settings) -> list[str]:
+    """The variables in which MLflow looks for its store; a server is none that ``mlflow ui`` could open."""
+    is_server = settings.mlflow_tracking_uri.startswith("http")
+    return ["MLFLOW_TRACKING_URI", *([] if is_server else ["MLFLOW_BACKEND_STORE_URI"])]
 
 
 def _elsewhere(settings: Settings) -> dict[str, str]:
@@ -77,6 +86,8 @@ def dotenv(settings: Settings) -> str:
     for name, value in _in_home(settings).items():
         in_terms_of_home = value.replace(str(settings.home), f"${{{_HOME}}}")
         lines.append(f'{name}="{f"${{{_HOME}:-{default}}}" if name == _HOME else in_terms_of_home}"')
+    if settings.mlflow_uri:
+        lines += [f'{name}="${{{_MLFLOW}}}"' for name in _mlflow_names(settings)]
     lines += [f'{name}="{value}"' for name, value in _elsewhere(settings).items()]
     return "\n".join(lines) + "\n"
 
@@ -89,6 +100,8 @@ def shell_exports(settings: Settings) -> str:
         # Made in that shell of the variable that is there already: what is printed here holds no secret.
         made = f"{shlex.quote(sys.executable)} -m contrail.feast_config"
         lines.append(f'export {feast_config.REDIS_VARIABLE}="$({made})"')
+    if settings.mlflow_uri:
+        lines += [f'export {name}="${_MLFLOW}"' for name in _mlflow_names(settings)]
     lines.append(f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH={programs}:"$PATH" ;; esac')
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ installation in one folder under the repository root, whatever the working direc
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
@@ -15,6 +16,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
+# A folder (MLflow's old file store) or a relative SQLite path would depend on where a command is typed.
+MLFLOW_URI = re.compile(r"^(https?://.|(postgresql|mysql|mssql)(\+\w+)?://.|sqlite:////.)")
 
 
 class Settings(BaseSettings):
@@ -63,6 +66,10 @@ class Settings(BaseSettings):
         default=None,
         description="redis://… or rediss://… (TLS), may hold user and password; for online_store=redis.",
     )
+    mlflow_uri: SecretStr | None = Field(
+        default=None,
+        description="MLflow's server (http…) or database, which may hold user and password; unset: a file of the home.",
+    )
     alert_urls: tuple[SecretStr, ...] = Field(
         default=(), description="Apprise targets (JSON list) told of failed runs and blocked partitions."
     )
@@ -95,6 +102,15 @@ class Settings(BaseSettings):
             raise ValueError("CONTRAIL_ONLINE_STORE=redis needs CONTRAIL_REDIS_URL (redis://host:6379/0)")
         return self
 
+    @model_validator(mode="after")
+    def _mlflow_is_a_server_or_a_database(self) -> Self:
+        if self.mlflow_uri is not None and not MLFLOW_URI.match(self.mlflow_uri.get_secret_value()):
+            raise ValueError(
+                "CONTRAIL_MLFLOW_URI must be a server (http://host:5000) or a database "
+                "(postgresql+psycopg://user:password@host/name, sqlite:////absolute/path.db)"
+            )
+        return self
+
     @property
     def repo_root(self) -> Path:
         return REPO_ROOT
@@ -116,8 +132,15 @@ class Settings(BaseSettings):
         return self.home / "registry.db"
 
     @property
+    def mlflow_path(self) -> Path:
+        return self.home / "mlflow.db"
+
+    @property
     def mlflow_tracking_uri(self) -> str:
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        """Where MLflow is: `mlflow_uri`, which may hold a password, or else the home's own file."""
+        if self.mlflow_uri is not None:
+            return self.mlflow_uri.get_secret_value()
+        return f"sqlite:///{self.mlflow_path}"
 
     @property
     def mlflow_artifact_root(self) -> Path:

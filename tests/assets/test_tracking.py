@@ -1,78 +1,54 @@
-"""MLflow holds what people compare: written before the fit what must be, and no model twice."""
+"""MLflow holds what people compare: written before the fit what must be, no model twice, and no pickle anywhere."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from pathlib import Path
 
 import mlflow
+import mlflow.lightgbm
 import numpy as np
-import pyarrow as pa
 import pytest
+import yaml
 from mlflow.exceptions import MlflowException
+from pydantic import SecretStr
 
-from contrail import model_files, training
-from contrail.registry import ModelVersion
-from resources.tracking import ENVIRONMENT, TAG_SHA256, TrackedRun, TrackingResource
+from contrail.lake import Lake
+from contrail.settings import Settings
+from resources.mlflow_client import ENVIRONMENT, TrackingError, within
+from resources.mlflow_datasets import LakeTableSource, register_source
+from resources.mlflow_models import TAG_SHA256
+from resources.tracking import TrackingResource
 from tests.support import small_model
-from tests.support.small_model import LINEAGE, NOW, USE_CASE, trained
+from tests.support.small_model import COMMIT, USE_CASE, trained
+from tests.support.tracking_world import EVALUATION, ROWS, SPLIT, TrackingWorld, empty_database
 
-ROWS = small_model.rows()
-SPLIT = training.split_rows(ROWS, USE_CASE, labels_until=NOW)
-PARAMETERS = training.lightgbm_parameters(USE_CASE, rows=len(SPLIT.rows["train"]), threads=1)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
+# What a pickle, of whatever protocol and inside whatever file, ends with and begins with.
+PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @pytest.fixture(scope="module")
-def tracking(home) -> TrackingResource:
-    """One database for all tests: creating it takes seconds."""
-    return TrackingResource(
-        tracking_uri=f"sqlite:///{home / 'mlflow.db'}", artifact_root=(home / "artifacts").as_uri()
-    )
-
-
-def start(tracking: TrackingResource, version: int = 3) -> TrackedRun:
-    return tracking.start(
-        USE_CASE,
-        SPLIT,
-        training_set=f"model/broken_jar/training_set@v{version}",
-        training_set_hash="3600-abc",
-        parameters=PARAMETERS,
-        tags={"dagster.run_id": "run-1"},
-    )
-
-
-def finish(tracking: TrackingResource, run: TrackedRun, model: training.TrainedModel, home: Path):
-    return tracking.finish(
-        run,
-        model,
-        USE_CASE,
-        model_folder=model_files.write(model, USE_CASE, LINEAGE, home / "lake"),
-        metrics={"test_auc": 0.77, "test_log_loss": 0.48},
-        plots={"calibration.png": b"\x89PNG"},
-        tables={"slices.json": [{"group": "north", "auc": 0.7}]},
-    )
-
-
-def client(tracking: TrackingResource) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(tracking_uri=tracking.tracking_uri, registry_uri=tracking.tracking_uri)
+def world(tmp_path_factory: pytest.TempPathFactory) -> TrackingWorld:
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    empty_database(tmp_path_factory, settings.mlflow_path)
+    return TrackingWorld(settings)
 
 
 @pytest.fixture(scope="module")
-def finished(tracking, home):
-    run = start(tracking)
+def finished(world):
     model = trained(ROWS)
-    return model, finish(tracking, run, model, home)
+    return model, world.finish(world.start(), model)
 
 
-def test_before_the_fit_the_run_already_says_what_it_is_judged_by(tracking):
-    run = start(tracking, version=9)
-    found = client(tracking).get_run(run.run_id)
+def artifacts(world: TrackingWorld) -> Path:
+    return world.settings.mlflow_artifact_root
+
+
+def test_before_the_fit_the_run_already_says_what_it_is_judged_by(world):
+    run = world.start(version=9)
+    found = world.client.get_run(run.run_id)
     assert found.info.status == "RUNNING"
     assert found.data.tags["contrail.criteria_sha256"] == USE_CASE.criteria.sha256
     assert found.data.tags["contrail.feature_order_sha256"] == USE_CASE.feature_order_sha256
@@ -84,111 +60,158 @@ def test_before_the_fit_the_run_already_says_what_it_is_judged_by(tracking):
     assert found.data.params["rows_dropped_train"] == str(SPLIT.dropped["train"])
     assert found.data.metrics == {}
     assert run.url.endswith(f"#/experiments/{run.experiment_id}/runs/{run.run_id}")
-    tracking.fail(run, "the test is over")
+    world.tracking.fail(run.run_id, "the test is over")
 
 
-def test_a_finished_run_holds_metrics_plots_tables_and_files(tracking, finished):
+def test_the_training_set_is_a_dataset_that_can_be_read_again(world, tmp_path):
+    lake = Lake(tmp_path / "lake")
+    table = f"model/{USE_CASE.name}/training_set"
+    lake.create(table, ROWS.schema)
+    version = lake.append(table, ROWS, COMMIT)
+    run = world.start(version=version)
+    register_source()
+    inputs = {
+        entry.tags[0].value: entry.dataset for entry in world.client.get_run(run.run_id).inputs.dataset_inputs
+    }
+    assert set(inputs) == {"training", "evaluation"}
+    learnt = mlflow.data.get_source(inputs["training"])
+    assert isinstance(learnt, LakeTableSource)
+    assert (learnt.table, learnt.version) == (table, version)
+    read = learnt.load(lake.root)
+    assert read.num_rows == len(SPLIT.rows["train"]) == json.loads(inputs["training"].profile)["num_rows"]
+    assert read.column("jar_id").to_pylist() == [
+        ROWS.column("jar_id")[int(row)].as_py() for row in SPLIT.rows["train"]
+    ]
+    world.tracking.fail(run.run_id, "the test is over")
+
+
+def test_another_version_of_the_training_set_is_another_dataset():
+    def source(version: int, files: str = "a" * 64, where: str = "true") -> LakeTableSource:
+        return LakeTableSource("model/jar/training_set", version, files, ("x",), where, ("x",))
+
+    digests = [
+        source(0).digest,
+        source(1).digest,
+        source(0, "b" * 64).digest,
+        source(0, where="x > 1").digest,
+    ]
+    assert len(set(digests)) == len(digests)
+    assert max(map(len, digests)) <= 36  # beyond, MLflow raises
+    assert source(123456).digest.startswith("v123456-")
+    assert len(source(123456).digest) <= 36
+    assert LakeTableSource.from_json(source(0).to_json()) == source(0)  # version 0 is a version
+
+
+def test_a_finished_run_holds_metrics_files_and_the_evaluation_it_stands_on(world, finished):
     _, logged = finished
-    found = client(tracking).get_run(logged.run_id)
+    found = world.client.get_run(logged.run_id)
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {"test_auc": 0.77, "test_log_loss": 0.48}
+    assert found.data.tags["contrail.evaluation_id"] == EVALUATION
     listed = {
-        item.path
-        for folder in ("", "plots", "model_files")
-        for item in artifacts(tracking, logged.run_id, folder)
+        item.path for folder in (None, "plots") for item in world.client.list_artifacts(logged.run_id, folder)
     }
-    assert {"plots/calibration.png", "slices.json", "criteria.json", "model_files/manifest.json"} <= listed
+    assert {"plots/calibration.png", "card.md", "criteria.json", "feature_order.json"} <= listed
+    (output,) = found.outputs.model_outputs
+    behind = world.client.get_logged_model(output.model_id)
+    assert {metric.key for metric in behind.metrics} == {"test_auc", "test_log_loss"}
 
 
-def artifacts(tracking: TrackingResource, run_id: str, folder: str):
-    return client(tracking).list_artifacts(run_id, folder or None)
-
-
-def test_the_registered_model_is_the_canonical_text_and_scores_alike(tracking, finished, home):
+def test_the_registered_model_is_the_canonical_text_and_scores_alike(world, finished):
     model, logged = finished
-    files = sorted((home / "artifacts").rglob("model.lgb"))
-    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == {model.sha256}
-    assert not [
-        path for path in (home / "artifacts").rglob("*") if path.suffix in {".pkl", ".pickle", ".skops"}
-    ]
-    (requirements,) = (home / "artifacts").rglob("requirements.txt")
-    assert {line.partition("==")[0] for line in requirements.read_text().split()} == {
-        "lightgbm",
-        "mlflow",
-        "numpy",
-    }
+    mlflow.set_tracking_uri(world.tracking.tracking_uri)
+    booster = mlflow.lightgbm.load_model(f"models:/broken_jar/{logged.version}")
+    matrix = model.encoding.matrix(ROWS)
+    np.testing.assert_array_equal(booster.predict(matrix), model.predict(ROWS))
 
-    mlflow.set_tracking_uri(tracking.tracking_uri)
     loaded = mlflow.pyfunc.load_model(f"models:/broken_jar/{logged.version}")
     assert {column.type.name for column in loaded.metadata.signature.inputs} == {"double"}
     assert loaded.metadata.signature.inputs.input_names() == list(USE_CASE.features)
     frame = loaded.input_example
-    codes = {name: pa.array(frame[name].to_numpy()) for name in USE_CASE.features}
-    expected = model.booster().predict(
-        np.column_stack([codes[name].to_numpy() for name in USE_CASE.features])
+    np.testing.assert_array_equal(loaded.predict(frame), model.booster().predict(frame.to_numpy()))
+
+
+def test_one_mlflow_model_holds_all_that_scoring_needs_with_every_hash(world, finished):
+    model, _ = finished
+    (described,) = artifacts(world).rglob("MLmodel")
+    folder, metadata = described.parent, yaml.safe_load(described.read_text())["metadata"]
+    assert metadata["model_sha256"] == model.sha256
+    assert metadata["criteria_sha256"] == USE_CASE.criteria.sha256
+    assert metadata["feature_order_sha256"] == USE_CASE.feature_order_sha256
+    assert (len(metadata["feature_code_sha256"]), metadata["lock_sha256"]) == (
+        64,
+        small_model.LINEAGE.lock_sha256,
     )
-    np.testing.assert_array_equal(loaded.predict(frame), expected)
+    lake_folder = world.model_folder(model)
+    for name, sha256 in metadata["files"].items():
+        stored = folder / name if name == "model.lgb" else folder / "extra_files" / name
+        assert hashlib.sha256(stored.read_bytes()).hexdigest() == sha256
+        assert stored.read_bytes() == (lake_folder / name).read_bytes()
+    assert {
+        "model.lgb",
+        "features.json",
+        "golden.json",
+        "naive.json",
+        "profile.json",
+        "manifest.json",
+    } <= set(metadata["files"])
+    described_features = json.loads((folder / "extra_files" / "features.json").read_text())
+    assert {feature["type"] for feature in described_features["features"]} == {"double", "category"}
+    assert set(described_features["categories"]) == set(USE_CASE.categorical)
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in requirements} == {"lightgbm", "mlflow", "numpy"}
 
 
-def test_the_same_model_gets_no_second_version(tracking, finished, home):
+def test_nothing_is_pickled(world, finished):
+    files = [path for path in artifacts(world).rglob("*") if path.is_file()]
+    assert len(files) > 10
+    suffixes = {".pkl", ".pickle", ".skops", ".joblib", ".npy", ".npz", ".bin", ".pt"}
+    assert [path.name for path in files if path.suffix in suffixes] == []
+    assert [path.name for path in files if path.read_bytes().startswith(PICKLED)] == []
+    assert ENVIRONMENT["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_the_same_model_gets_no_second_version(world, finished):
     model, logged = finished
-    again = finish(tracking, start(tracking), model, home)
+    again = world.finish(world.start(), model)
     assert again.version == logged.version
     assert again.run_id != logged.run_id
-    other = finish(tracking, start(tracking), trained(ROWS, small_model.another_seed(8)), home)
+    assert world.client.get_run(again.run_id).data.tags[TAG_SHA256] == model.sha256
+    other = world.finish(world.start(), trained(ROWS, small_model.another_seed(8)))
     assert int(other.version) == int(logged.version) + 1
 
 
-def version(number: int, sha256: str, role: str) -> ModelVersion:
-    return ModelVersion("broken_jar", number, sha256, role, NOW)
-
-
-def test_aliases_follow_the_decisions(tracking, finished, home):
-    model, logged = finished
-    other = trained(ROWS, small_model.another_seed(9))
-    second = finish(tracking, start(tracking), other, home)
-
-    def aliases() -> dict[str, str]:
-        return {k: str(v) for k, v in client(tracking).get_registered_model("broken_jar").aliases.items()}
-
-    decided = [version(1, model.sha256, "champion"), version(2, other.sha256, "challenger")]
-    expected = {"champion": logged.version, "challenger": second.version}
-    assert tracking.set_aliases("broken_jar", decided) == expected
-    assert aliases() == expected
-    tagged = client(tracking).get_model_version("broken_jar", second.version).tags
-    assert (tagged["contrail.model_version"], tagged[TAG_SHA256]) == ("2", other.sha256)
-
-    swapped = [version(1, model.sha256, "archived"), version(2, other.sha256, "champion")]
-    assert tracking.set_aliases("broken_jar", swapped) == {"champion": second.version}
-    assert aliases() == {"champion": second.version}
-    # moved by hand: the next call puts it right
-    client(tracking).set_registered_model_alias("broken_jar", "champion", logged.version)
-    tracking.set_aliases("broken_jar", swapped)
-    assert aliases() == {"champion": second.version}
-
-
-def test_models_that_mlflow_does_not_know_get_no_alias(tracking, finished):
-    assert tracking.set_aliases("full_jar", [version(1, "a" * 64, "champion")]) == {}
-
-
-def test_what_is_raised_ends_the_run_as_failed(tracking):
-    run = start(tracking)
-    with pytest.raises(ZeroDivisionError), tracking.failing(run):
+def test_what_is_raised_ends_the_run_as_failed(world):
+    run = world.start()
+    with pytest.raises(ZeroDivisionError) as raised, world.tracking.failing(run):
         _ = 1 / 0
-    found = client(tracking).get_run(run.run_id)
+    found = world.client.get_run(run.run_id)
     assert found.info.status == "FAILED"
     assert found.data.tags["contrail.failure"] == "ZeroDivisionError: division by zero"
+    assert not hasattr(raised.value, "__notes__")
 
 
-def test_a_server_that_is_gone_fails_the_training_soon(home):
-    gone = TrackingResource(tracking_uri="http://127.0.0.1:9", artifact_root=home.as_uri())
+def test_a_server_that_is_gone_fails_the_training_soon(tmp_path):
+    gone = TrackingWorld(Settings(home=tmp_path, mlflow_uri=SecretStr("http://127.0.0.1:9")))
     for _ in range(2):  # the first call also imports what speaks HTTP
         began = time.perf_counter()
         with pytest.raises(MlflowException, match="Max retries exceeded"):
-            start(gone)
+            gone.start()
     assert time.perf_counter() - began < 30
 
 
-def test_pickles_are_refused_and_nothing_is_reported_home():
-    assert ENVIRONMENT["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
-    assert ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"] == "true"
+def test_an_answer_that_comes_too_late_is_not_waited_for():
+    assert within(5, lambda: 7) == 7
+    with pytest.raises(TrackingError, match=r"did not answer within 0\.05 s"):
+        within(0.05, lambda: time.sleep(1))
+    with pytest.raises(KeyError, match="as raised"):
+        within(5, lambda: {}["as raised"])
+
+
+def test_a_server_shows_its_own_pages_and_keeps_its_artifacts_and_its_password(tmp_path):
+    settings = Settings(home=tmp_path, mlflow_uri=SecretStr("https://me:s3cret@mlflow.example:8443/ml"))
+    tracking = TrackingResource.from_settings(settings)
+    assert (tracking.artifact_root, tracking.ui_url) == ("", "https://mlflow.example:8443/ml")
+    assert "s3cret" not in repr(tracking)
+    assert tracking.tracking_uri == settings.mlflow_tracking_uri

@@ -1,0 +1,107 @@
+"""MLflow for tests: an empty database that is migrated once, and trainings of the small use case."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from contrail import model_files, registry, training
+from contrail.lake import Lake
+from contrail.registry import ModelVersion
+from contrail.settings import Settings
+from resources.mlflow_client import connect
+from resources.tracking import TrackedModel, TrackedRun, TrackingResource
+from tests.support import small_model
+from tests.support.small_model import COMMIT, LINEAGE, NOW, USE_CASE, trained
+
+ROWS = small_model.rows()
+SPLIT = training.split_rows(ROWS, USE_CASE, labels_until=NOW)
+PARAMETERS = training.lightgbm_parameters(USE_CASE, rows=len(SPLIT.rows["train"]), threads=1)
+EVALUATION = "e" * 64
+
+
+def empty_database(factory: pytest.TempPathFactory, target: Path) -> Path:
+    """A migrated database at `target`; migrating takes seconds, so that it is done once and copied."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template"
+    folder.mkdir(exist_ok=True)
+    made = folder / "mlflow.db"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            building = folder / "building.db"
+            building.unlink(missing_ok=True)
+            connect(f"sqlite:///{building}").search_experiments()
+            building.rename(made)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made, target)
+    return target
+
+
+class TrackingWorld:
+    """A home with an MLflow of its own: its file, or a server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lake = Lake(settings.lake_root)
+        self.tracking = TrackingResource.from_settings(settings)
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return connect(self.tracking.tracking_uri)
+
+    def start(self, version: int = 3, dagster_run: str = "run-1") -> TrackedRun:
+        return self.tracking.start(
+            USE_CASE,
+            SPLIT,
+            training_set=f"model/{USE_CASE.name}/training_set@v{version}",
+            training_set_hash="abc" * 21,
+            parameters=PARAMETERS,
+            tags={"dagster.run_id": dagster_run},
+        )
+
+    def model_folder(self, model: training.TrainedModel) -> Path:
+        return model_files.write(model, USE_CASE, LINEAGE, self.settings.lake_root)
+
+    def finish(self, run: TrackedRun, model: training.TrainedModel, **files: bytes) -> TrackedModel:
+        return self.tracking.finish(
+            run,
+            model,
+            USE_CASE,
+            model_folder=self.model_folder(model),
+            evaluation_id=EVALUATION,
+            metrics={"test_auc": 0.77, "test_log_loss": 0.48},
+            files={"card.md": b"# Jars", "plots/calibration.png": b"\x89PNG"} | files,
+        )
+
+    def train(self, seed: int) -> tuple[training.TrainedModel, TrackedModel]:
+        """A model of this seed, in MLflow and in the lake's decisions: the first one is champion."""
+        model = trained(ROWS, small_model.another_seed(seed))
+        tracked = self.finish(self.start(), model)
+        self.register(model)
+        return model, tracked
+
+    def register(self, model: training.TrainedModel) -> ModelVersion:
+        self.model_folder(model)
+        return registry.register(
+            USE_CASE.name,
+            model.sha256,
+            self.lake,
+            decided_at=NOW,
+            decided_by="run run-1",
+            reason="trained",
+            commit=COMMIT,
+        )
+
+    def aliases(self) -> dict[str, str]:
+        found = self.client.get_registered_model(USE_CASE.name).aliases
+        return {str(alias): str(version) for alias, version in found.items()}
+
+    def tags(self) -> dict[str, Any]:
+        return dict(self.client.get_registered_model(USE_CASE.name).tags)
