@@ -1,0 +1,116 @@
+"""The rolling monthly backtest: each month is scored by a model that was trained on all earlier months.
+
+It says what would have come out had the model been trained then, over many months instead of the few of the test part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from contrail import training
+from contrail.encoding import Booleans, Integers, booleans, pc
+from contrail.evaluation import metrics
+from contrail.training import Cuts, Split, TrainingError, midnight
+from contrail.use_case import UseCase
+
+MIN_EARLIER_DAYS = 90
+
+SCHEMA = pa.schema(
+    [
+        pa.field("month", pa.date32(), nullable=False),
+        pa.field("train_rows", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("label_rate", "auc", "log_loss", "brier", "bias")),
+        *(pa.field(name, pa.float64()) for name in ("naive_auc", "naive_log_loss")),
+    ]
+)
+
+
+def backtest(
+    rows: pa.Table,
+    use_case: UseCase,
+    *,
+    labels_until: datetime,
+    threads: int,
+    progress: Callable[[str], None] | None = None,
+) -> pa.Table:
+    """Train for each month on all months before it, and score the month.
+
+    Args:
+        rows: one row per entity, with the use case's key, day, decision, outcome, label and feature columns.
+        use_case: names the columns and says how to learn.
+        labels_until: now; an outcome that becomes known at or after it does not exist yet.
+        threads: of the fits; see `training.lightgbm_parameters`.
+        progress: is told each month in words before its fit.
+
+    Returns:
+        Columns of `SCHEMA`, one row per month in order; no row before the first month with `MIN_EARLIER_DAYS` earlier
+        days. A training row counts when its outcome was known before the month began. What cannot be said is null.
+
+    Raises:
+        TrainingError: there are no rows, or the labels of all earlier months are equal.
+        EncodingError: a column is missing or of another type than declared.
+    """
+    if rows.num_rows == 0:
+        raise TrainingError(f"use case {use_case.name}: the training set has no rows")
+    days = rows.column(use_case.partition_column).combine_chunks()
+    span = pc.min_max(days).as_py()
+    months = _months(span["min"], span["max"])
+    sort_keys = [(use_case.decision_column, "ascending"), (use_case.entity_key, "ascending")]
+    order = np.asarray(pc.sort_indices(rows, sort_keys=sort_keys)).astype(np.int64)
+    found: list[dict[str, object]] = []
+    for place, (start, end) in enumerate(months, 1):
+        tested = _chosen(rows, use_case, order, start, end, known_before=labels_until)
+        if len(tested) == 0:
+            continue
+        if progress is not None:
+            progress(f"backtest {start:%Y-%m} ({place} of {len(months)})")
+        begins = midnight(start)
+        earlier = _chosen(rows, use_case, order, span["min"], start, known_before=min(begins, labels_until))
+        split = Split(
+            cuts=Cuts(first=span["min"], train_end=start, validate_end=start, test_end=end),
+            trained_until=begins,
+            rows={"train": earlier},
+            dropped={"train": int(_mask(pc.less(days, start)).sum()) - len(earlier)},
+        )
+        model = training.fit(rows, split, use_case, threads=threads)
+        month = rows.take(pa.array(tested))
+        labels = booleans(month, use_case.label)
+        ours, naive = metrics(labels, model.predict(month)), metrics(labels, model.naive.predict(month))
+        row: dict[str, object] = {"month": start, "train_rows": len(earlier), "rows": ours.rows}
+        row |= {name: getattr(ours, name) for name in ("label_rate", "auc", "log_loss", "brier", "bias")}
+        row |= {"naive_auc": naive.auc, "naive_log_loss": naive.log_loss}
+        found.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def _months(first: date, last: date) -> list[tuple[date, date]]:
+    """First day and day after the last, of each month of the range with enough days before it."""
+    found: list[tuple[date, date]] = []
+    month = first.replace(day=1)
+    while month <= last:
+        following = (month + timedelta(days=32)).replace(day=1)
+        if (month - first).days >= MIN_EARLIER_DAYS:
+            found.append((month, following))
+        month = following
+    return found
+
+
+def _chosen(
+    rows: pa.Table, use_case: UseCase, order: Integers, start: date, end: date, *, known_before: datetime
+) -> Integers:
+    """Row numbers with a day in [start, end) and an outcome known before an instant, in the total order."""
+    days = rows.column(use_case.partition_column)
+    known_at = rows.column(use_case.outcome_known_column)
+    inside = _mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+    known = _mask(pc.fill_null(pc.less(known_at, pa.scalar(known_before, known_at.type)), False))
+    return order[(inside & known)[order]]
+
+
+def _mask(values: pa.ChunkedArray | pa.BooleanArray) -> Booleans:
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)
