@@ -200,10 +200,11 @@ def _identity(study: Study) -> str:
 
 def _counts(study: Study) -> str:
     complete = sum(each.state == "complete" for each in study.trials)
-    cut_off = len(study.trials) - study.finished
+    failed = len(study.trials) - study.finished
+    cut_off = f", {failed} cut off" if failed else ""
     return (
         f"{complete} complete, {study.finished - complete} pruned (in brackets: worse than the median after a fold or "
-        f"two){f', {cut_off} cut off' if cut_off else ''}. Each trial is judged at the common number of rounds that was "
+        f"two){cut_off}. Each trial is judged at the common number of rounds that was "
         "best for it, and the best of many is flattered: the difference is an upper bound of what tuning is worth."
     )
 
