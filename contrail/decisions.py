@@ -172,6 +172,7 @@ class Verification:
         first_bad: sequence number of the first row that was altered or is missing; None where the chain holds.
         why: what is wrong with it; empty where nothing.
         anchors_checked: how many anchors were compared.
+        anchors_gone: those of them that name a row that is gone, or another one.
     """
 
     rows: int
@@ -179,6 +180,7 @@ class Verification:
     first_bad: int | None
     why: str
     anchors_checked: int
+    anchors_gone: tuple[Anchor, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -261,9 +263,11 @@ def verify(lake: Lake, anchors: Sequence[Anchor] = ()) -> Verification:
         DecisionError, LakeError: the log cannot be read.
     """
     rows = read(lake)
-    found = [bad for bad in (_check_chain(rows), *(_check_anchor(rows, one) for one in anchors)) if bad]
+    compared = {one: _check_anchor(rows, one) for one in anchors}
+    found = [bad for bad in (_check_chain(rows), *compared.values()) if bad]
     first_bad, why = min(found) if found else (None, "")
-    return Verification(len(rows), rows[-1].anchor if rows else None, first_bad, why, len(anchors))
+    gone = tuple(anchor for anchor, bad in compared.items() if bad)
+    return Verification(len(rows), rows[-1].anchor if rows else None, first_bad, why, len(anchors), gone)
 
 
 def _check_chain(rows: Sequence[Decision]) -> tuple[int, str] | None:

@@ -1,0 +1,41 @@
+"""What several commands are asked with: a use case, an instant."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cli.output import Failure
+
+if TYPE_CHECKING:
+    from contrail.use_case import UseCase
+
+
+def chosen_use_case(name: str | None) -> UseCase:
+    """The use case of that name, the first declared unless told.
+
+    Raises:
+        Failure: there is none of that name.
+    """
+    from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
+
+    if name is not None and name not in USE_CASES:
+        raise Failure(f"there is no use case {name!r}; declared: {', '.join(USE_CASES)}")
+    return USE_CASES[name or DEFAULT_USE_CASE]
+
+
+def instant(text: str | None) -> datetime | None:
+    """The value of ``--at``.
+
+    Raises:
+        Failure: it is no ISO instant, or has no zone.
+    """
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
+    if at.tzinfo is None:
+        raise Failure(f"--at {text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
+    return at
