@@ -161,7 +161,7 @@ def _decide(context: dg.OpExecutionContext, lake: LakeResource, decide: Callable
         decision = decide(commit)
     except (Refused, DecisionError, LakeError, ClockError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    warnings = after_decision(lake.settings, decision.use_case, decision.anchor)
+    warnings = after_decision(lake.settings, decision.use_case, decision.anchor, instance=context.instance)
     champion = registry.champion(decision.use_case, lake.lake)
     facts = {
         "event": decision.event,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import dagster as dg
@@ -43,7 +43,9 @@ class Recorded:
     unasked: list[str]
 
 
-def after_decision(settings: Settings, use_case: str, anchor: Anchor) -> list[str]:
+def after_decision(
+    settings: Settings, use_case: str, anchor: Anchor, *, instance: dg.DagsterInstance | None = None
+) -> list[str]:
     """Leave the anchor of a decision in Dagster and in MLflow, and let MLflow's aliases follow.
 
     Bounded: MLflow may take `ASKING_SECONDS` seconds.
@@ -51,12 +53,13 @@ def after_decision(settings: Settings, use_case: str, anchor: Anchor) -> list[st
     Args:
         use_case: name of the use case that was decided on.
         anchor: the head of the log after the decision.
+        instance: Dagster's records, where they are open already; else those of the home.
 
     Returns:
         A sentence for everything that could not be done, or that a person should know; empty when all is well.
     """
     lake, tracking = Lake(settings.lake_root), TrackingResource.from_settings(settings)
-    said = _try("the anchor is not in Dagster", lambda: _report(settings, lake, use_case, anchor))
+    said = _try("the anchor is not in Dagster", lambda: _report(settings, lake, use_case, anchor, instance))
 
     def follow() -> list[str]:
         found = tracking.reconcile(use_case, lake)
@@ -100,16 +103,17 @@ def dagster_instance(settings: Settings) -> Generator[dg.DagsterInstance]:
         yield instance
 
 
-def _report(settings: Settings, lake: Lake, use_case: str, anchor: Anchor) -> list[str]:
+def _report(
+    settings: Settings, lake: Lake, use_case: str, anchor: Anchor, instance: dg.DagsterInstance | None
+) -> list[str]:
     decided = next((row for row in decisions.read(lake) if row.anchor == anchor), None)
-    with dagster_instance(settings) as instance:
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                ASSET,
-                description="A decision was appended; this is the head of the log since.",
-                metadata={"anchor": str(anchor), "use_case": use_case} | _facts(decided),
-            )
-        )
+    event = dg.AssetMaterialization(
+        ASSET,
+        description="A decision was appended; this is the head of the log since.",
+        metadata={"anchor": str(anchor), "use_case": use_case} | _facts(decided),
+    )
+    with nullcontext(instance) if instance else dagster_instance(settings) as records:
+        records.report_runless_asset_event(event)
     return []
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import mlflow
 import pytest
 
-from contrail import model_files, registry, training
+from contrail import evidence, model_files, promotions, registry, training
+from contrail.decisions import Decision
+from contrail.evidence import Evidence
 from contrail.lake import Lake
 from contrail.registry import ModelVersion
 from contrail.settings import Settings
+from resources.mlflow_aliases import Reconciled
 from resources.mlflow_client import connect
 from resources.tracking import TrackedModel, TrackedRun, TrackingResource
 from tests.support import small_model
@@ -88,7 +91,22 @@ class TrackingWorld:
         return model, tracked
 
     def register(self, model: training.TrainedModel) -> ModelVersion:
+        """The model in the lake, with evidence in which nothing is unmet."""
         self.model_folder(model)
+        champion = registry.champion(USE_CASE.name, self.lake)
+        found = Evidence(
+            use_case=USE_CASE.name,
+            model_sha256=model.sha256,
+            training_set=LINEAGE.training_set,
+            criteria=USE_CASE.criteria,
+            champion_sha256=champion.sha256 if champion else "",
+            groups=[],
+            comparison={},
+            backtest=[],
+            leakage={},
+            verdicts=[],
+        )
+        evidence.store(found, {}, self.settings.lake_root)
         return registry.register(
             USE_CASE.name,
             model.sha256,
@@ -97,7 +115,33 @@ class TrackingWorld:
             decided_by="run run-1",
             reason="trained",
             commit=COMMIT,
+            evaluated=registry.Evaluated(found.evaluation_id, USE_CASE.criteria.sha256, found.unmet),
         )
+
+    def ask(self, version: int) -> str:
+        """A promotion request; returns its id."""
+        asked = promotions.request(
+            USE_CASE, version, self.lake, by="Asker", reason="better", now=NOW, commit=COMMIT
+        )
+        return asked.request_id
+
+    def promote(self, version: int) -> Decision:
+        """Asked for and approved, by the rules."""
+        return promotions.approve(
+            USE_CASE, self.ask(version), self.lake, by="Approver", reason="agreed", now=NOW, commit=COMMIT
+        )
+
+    def roll_back(self) -> Decision:
+        return promotions.rollback(
+            USE_CASE, self.lake, by="Approver", reason="worse in life", now=NOW, commit=COMMIT
+        )
+
+    def reconcile(self) -> Reconciled:
+        return self.tracking.reconcile(USE_CASE.name, self.lake)
+
+    def put(self, alias: str, version: str) -> None:
+        """An alias moved by hand."""
+        self.client.set_registered_model_alias(USE_CASE.name, alias, version)
 
     def aliases(self) -> dict[str, str]:
         found = self.client.get_registered_model(USE_CASE.name).aliases
