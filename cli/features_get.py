@@ -164,7 +164,7 @@ def _how(key: str, kind: str) -> str:
 
 def _served(vectors: OnlineVectors, vector: OnlineVector) -> list[Served]:
     from contrail.online_read import PRESENT
-    from features.documentation import FEATURES
+    from features.documentation import ALL_FEATURES
 
     served: list[Served] = []
     service, stored = vectors.reader.service, vector.views
@@ -180,7 +180,7 @@ def _served(vectors: OnlineVectors, vector: OnlineVector) -> list[Served]:
             Served(
                 feature,
                 vector.features.get(feature),
-                FEATURES[feature].unit if feature in FEATURES else "",
+                ALL_FEATURES[feature].unit if feature in ALL_FEATURES else "",
                 view,
                 status,
                 None if row is None else row.event_at,

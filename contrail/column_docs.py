@@ -25,6 +25,12 @@ COLUMNS: Mapping[str, ColumnDoc] = {
     "feature_service": ("VARCHAR", "Feature service that yields the vector.", None),
     "score": ("DOUBLE", "Predicted probability of the label.", "probability"),
     "decision": ("BOOLEAN", "Whether the score reaches the use case's decision threshold.", None),
+    # training set
+    "features_known_at": (
+        "TIMESTAMPTZ",
+        "When the newest of the stored rows in the vector was known; null where none was found.",
+        "UTC",
+    ),
     # evaluation and monitoring
     "use_case": ("VARCHAR", "Use case that is monitored.", None),
     "part": ("VARCHAR", "Which rows: validate or test.", None),

@@ -17,6 +17,11 @@ COLUMNS: Mapping[str, tuple[str, str, str | None]] = {
         None,
     ),
     "outcome_known_at": ("TIMESTAMPTZ", "When that became known; null until then.", "UTC"),
+    "request_known_at": (
+        "TIMESTAMPTZ",
+        "When the latest fact of the request was known: the schedule, and the aircraft where it is in the request.",
+        "UTC",
+    ),
     "network": ("VARCHAR", "The one network, key of the network-wide views.", None),
     "flight_number": ("INTEGER", "The carrier's flight number.", None),
     "scheduled_departure_at": ("TIMESTAMPTZ", "Scheduled departure.", "UTC"),

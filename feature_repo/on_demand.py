@@ -9,35 +9,30 @@ from typing import Any
 from features.request_time import (
     AIRCRAFT_FEATURES,
     CATEGORICAL,
-    LEG_COLUMNS,
-    REQUEST_COLUMNS,
-    SCHEDULE_FEATURES,
+    OF_SCHEDULE,
+    leg_columns,
+    request_columns,
     request_time_features,
 )
 
 
 def schedule_features(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """What the schedule says; `inputs` are the lists of `REQUEST_COLUMNS`."""
-    no_leg = dict.fromkeys(LEG_COLUMNS, [None] * _rows(inputs))
-    return _computed({**inputs, **no_leg}, (*CATEGORICAL, *SCHEDULE_FEATURES))
+    """What the schedule says; `inputs` are the lists of `SCHEDULE_COLUMNS`."""
+    return _computed(inputs, OF_SCHEDULE)
 
 
 def aircraft_features(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """What the aircraft's last leg means; `inputs` are the lists of `REQUEST_COLUMNS` and `LEG_COLUMNS`."""
+    """What the aircraft's last leg means; `inputs` are the lists of `INSTANT_COLUMNS` and `LEG_COLUMNS`."""
     return _computed(inputs, AIRCRAFT_FEATURES)
 
 
-def _rows(inputs: Mapping[str, Sequence[Any]]) -> int:
-    return len(inputs["decision_at"])
-
-
 def _computed(inputs: Mapping[str, Sequence[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+    types = {**request_columns(names), **leg_columns(names)}
+    rows = max(map(len, inputs.values()))
     # The categories are join keys, which Feast leaves out of its trial run at apply, and only there.
-    trial = dict.fromkeys(CATEGORICAL, ["trial"] * _rows(inputs))
-    types = {**REQUEST_COLUMNS, **LEG_COLUMNS}
-    given = {**trial, **inputs}
+    given = {**dict.fromkeys(CATEGORICAL, ["trial"] * rows), **inputs}
     features = request_time_features(
-        {name: [_value(v, kind) for v in given[name]] for name, kind in types.items()}
+        {name: [_value(v, kind) for v in given[name]] for name, kind in types.items()}, names
     )
     return {name: features[name].to_pylist() for name in names}
 

@@ -1,4 +1,4 @@
-"""The model's vector, online: the stored rows, priors where there are none, and what comes with the request.
+"""A model's vector, online: the stored rows, priors where there are none, and what comes with the request.
 
 The same functions as offline make it (`fill_priors_row`, `request_time_row`), on plain values, without a frame.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrail.online_layout import OnlineError
 from contrail.online_read import OnlineReader, OnlineRow, OnlineRows
-from features.request_time import CATEGORICAL, LEG_COLUMNS, REQUEST_COLUMNS, RequestError, request_time_row
+from features.request_time import CATEGORICAL, RequestError, leg_columns, request_columns, request_time_row
 from features.vectors import fill_priors_row
 
 if TYPE_CHECKING:
@@ -50,12 +50,13 @@ class OnlineVectors:
     Attributes:
         reader: what reads its stored rows; it knows the join keys.
         computed: the service's features that are computed with the request, in its order.
-        request_columns: what a request must hold beside the join keys: column -> SQL type; nothing where nothing is
-            computed.
+        request_columns: what a request must hold beside the join keys, for what is computed: column -> SQL type.
     """
 
     computed: tuple[str, ...]
     request_columns: Mapping[str, str]
+    _needed: Mapping[str, str]
+    _legs: Mapping[str, str]
 
     def __init__(self, store: FeatureStore, service: str) -> None:
         """Resolve the service.
@@ -79,12 +80,9 @@ class OnlineVectors:
         service, keys = self.reader.service, self.reader.keys
         stored = {name for view in service.views for name in view.outputs}
         self.computed = tuple(name for name in service.features if name not in stored)
+        self._needed, self._legs = request_columns(self.computed), leg_columns(self.computed)
         given = {*keys, DECISION_COLUMN}
-        self.request_columns = (
-            {name: kind for name, kind in REQUEST_COLUMNS.items() if name not in given}
-            if self.computed
-            else {}
-        )
+        self.request_columns = {name: kind for name, kind in self._needed.items() if name not in given}
 
     def read(
         self, requests: Sequence[Mapping[str, Any]], *, now: datetime, partial: bool = False
@@ -119,11 +117,11 @@ class OnlineVectors:
         values = fill_priors_row(stored)
         names = self.reader.service.features
         if self.computed:
-            request = {**request, **{name: stored.get(name) for name in LEG_COLUMNS}}
+            request = {**request, **{name: stored.get(name) for name in self._legs}}
             try:
-                values |= request_time_row(request)
+                values |= request_time_row(request, self.computed)
             except RequestError:
-                if not partial or all(request.get(name) is not None for name in REQUEST_COLUMNS):
+                if not partial or all(request.get(name) is not None for name in self._needed):
                     raise
                 values |= {name: request[name] for name in CATEGORICAL if request.get(name) is not None}
                 missing = tuple(name for name in names if name not in values)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from features.declarations import FeatureTable, RequestFeature
-from features.request_time import AIRCRAFT_FEATURES, FEATURE_ORDER, LEG_COLUMNS
+from features.request_time import AIRCRAFT_FEATURES, LEG_COLUMNS
 from features.tables import FEATURE_TABLES
 
 REQUEST = "request"
@@ -16,7 +16,7 @@ REQUEST = "request"
 
 @dataclass(frozen=True)
 class FeatureDocumentation:
-    """One feature, of the vector or only of a table.
+    """One feature, of the whole vector or only of a table.
 
     Attributes:
         name: its name in the vector.
@@ -31,7 +31,7 @@ class FeatureDocumentation:
         sources: the tables it is made of, ``stage/name``.
         max_age: the age up to which a row answers; None where no row is looked up.
         owner: who answers for it.
-        vector_features: the features of the vector that it goes into: itself, those computed from it, or none.
+        vector_features: the features of a vector that it can go into: itself, or those that are computed from it.
         deprecated: why no new model should use it, and what to use instead; empty: it is not deprecated.
     """
 
@@ -102,13 +102,13 @@ def _of_request(name: str, feature: RequestFeature, table: FeatureTable | None) 
 
 
 def _of_table(table: FeatureTable) -> dict[str, FeatureDocumentation]:
-    in_vector = {name: (name,) for name in FEATURE_ORDER} | dict.fromkeys(LEG_COLUMNS, AIRCRAFT_FEATURES)
+    computed = dict.fromkeys(LEG_COLUMNS, AIRCRAFT_FEATURES)
     return {
         column.name: FeatureDocumentation(
             name=column.name, sql_type=column.sql_type, unit=column.unit, description=column.description,
             known_rule=column.known_rule, window=column.window, source=table.name, prior=column.prior,
             keys=table.keys, sources=table.sources, max_age=table.max_age, owner=table.owner,
-            vector_features=in_vector.get(column.name, ()), deprecated=column.deprecated or table.deprecated,
+            vector_features=computed.get(column.name, (column.name,)), deprecated=column.deprecated or table.deprecated,
         )
         for column in table.columns
     }  # fmt: skip
@@ -133,8 +133,3 @@ def document(
 
 # All features there are, in the vector or not.
 ALL_FEATURES: Mapping[str, FeatureDocumentation] = MappingProxyType(document(FEATURE_TABLES, AT_REQUEST))
-
-# All features of the vector, in its order.
-FEATURES: Mapping[str, FeatureDocumentation] = MappingProxyType(
-    {name: ALL_FEATURES[name] for name in FEATURE_ORDER}
-)

@@ -7,9 +7,10 @@ request (online). All results are texts and integers, so both give the same valu
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,15 +24,19 @@ LEG_LIMIT_MINUTES = 48 * 60
 CANCELLED_LEG_DELAY_MINUTES = 300
 
 CATEGORICAL = ("carrier", "origin", "dest")
-REQUEST_COLUMNS: Mapping[str, str] = {
+# What the schedule says of the day and the departure, and the two instants between which an aircraft is on its way.
+SCHEDULE_COLUMNS: Mapping[str, str] = {
     "carrier": "VARCHAR",
     "origin": "VARCHAR",
     "dest": "VARCHAR",
     "service_date": "DATE",
     "scheduled_departure_minute_local": "INTEGER",
+}
+INSTANT_COLUMNS: Mapping[str, str] = {
     "scheduled_departure_at": "TIMESTAMPTZ",
     "decision_at": "TIMESTAMPTZ",
 }
+REQUEST_COLUMNS: Mapping[str, str] = {**SCHEDULE_COLUMNS, **INSTANT_COLUMNS}
 LEG_COLUMNS: Mapping[str, str] = {
     "aircraft_leg_scheduled_departure_at": "TIMESTAMPTZ",
     "aircraft_leg_block_minutes": "INTEGER",
@@ -54,9 +59,11 @@ AIRCRAFT_FEATURES = (
     "aircraft_cancelled",
     "aircraft_minutes_since_leg",
 )
+OF_SCHEDULE = (*CATEGORICAL, *SCHEDULE_FEATURES)
+COMPUTED = (*OF_SCHEDULE, *AIRCRAFT_FEATURES)
 
-# The vector, in the order the model sees it. The order is part of the model: with a feature fraction below 1 another
-# order grows other trees. Add at the end, never in the middle.
+# The whole vector, in the order a model sees it; a model may leave features out. The order is part of the model: with a
+# feature fraction below 1 another order grows other trees. Add at the end, never in the middle.
 FEATURE_ORDER: tuple[str, ...] = (
     *CATEGORICAL,
     *SCHEDULE_FEATURES,
@@ -112,6 +119,7 @@ FEATURE_ORDER: tuple[str, ...] = (
     *AIRCRAFT_FEATURES,
 )
 
+_OF_SCHEDULE, _OF_AIRCRAFT = frozenset(OF_SCHEDULE), frozenset(AIRCRAFT_FEATURES)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUNDAY_OF_EPOCH = 4  # 1970-01-01 was a Thursday, and Sunday is 0
@@ -123,6 +131,17 @@ Number = TypeVar("Number", int, np.ndarray)
 
 class RequestError(ValueError):
     """A request lacks a column, or holds a value that cannot be used."""
+
+
+def request_columns(features: Collection[str]) -> dict[str, str]:
+    """The columns of a request that some features are computed of: column → SQL type; none where none is computed."""
+    of_schedule = {} if _OF_SCHEDULE.isdisjoint(features) else SCHEDULE_COLUMNS
+    return {**of_schedule, **({} if _OF_AIRCRAFT.isdisjoint(features) else INSTANT_COLUMNS)}
+
+
+def leg_columns(features: Collection[str]) -> dict[str, str]:
+    """The looked-up columns that some features are computed of: column → SQL type; they are no features themselves."""
+    return {} if _OF_AIRCRAFT.isdisjoint(features) else dict(LEG_COLUMNS)
 
 
 # -- the arithmetic, over ints and over arrays of ints -------------------------------------------------------------
@@ -162,37 +181,46 @@ def holiday_distances(day: int) -> tuple[int, int]:
 # -- one request ---------------------------------------------------------------------------------------------------
 
 
-def request_time_row(request: Mapping[str, Any]) -> dict[str, str | int | None]:
+def request_time_row(
+    request: Mapping[str, Any], features: Collection[str] = COMPUTED
+) -> dict[str, str | int | None]:
     """The request-time features of one departure.
 
     Args:
-        request: the values of `REQUEST_COLUMNS` and `LEG_COLUMNS` (instants aware, dates as `date`); a leg column may
-            be missing or None where there is no leg.
-
-    Returns:
-        `CATEGORICAL`, `SCHEDULE_FEATURES` and `AIRCRAFT_FEATURES`.
+        request: the values of `request_columns` and `leg_columns` of `features` (instants aware, dates as `date`); a
+            leg column may be missing or None where there is no leg.
+        features: which are wanted; others than `COMPUTED` are passed over.
 
     Raises:
         RequestError: a request column is missing or empty, or an instant has no zone.
     """
-    missing = [name for name in REQUEST_COLUMNS if request.get(name) is None]
+    needed = request_columns(features)
+    missing = [name for name in needed if request.get(name) is None]
     if missing:
-        raise RequestError(
-            f"the request lacks {', '.join(missing)}; every request names {', '.join(REQUEST_COLUMNS)}"
-        )
+        raise RequestError(f"the request lacks {', '.join(missing)}; every request names {', '.join(needed)}")
+    values: dict[str, str | int | None] = {}
+    if not _OF_SCHEDULE.isdisjoint(features):
+        values |= schedule_row(request)
+    if not _OF_AIRCRAFT.isdisjoint(features):
+        values |= aircraft_row(request)
+    return {name: value for name, value in values.items() if name in features}
+
+
+def schedule_row(request: Mapping[str, Any]) -> dict[str, str | int | None]:
+    """`OF_SCHEDULE` of one departure: `SCHEDULE_COLUMNS` are there."""
     day = request["service_date"].toordinal() - _EPOCH_DAY
     to_holiday, from_holiday = holiday_distances(day)
     values: dict[str, str | int | None] = {name: request[name] for name in CATEGORICAL}
-    values |= {
+    return values | {
         "schedule_departure_minute_local": int(request["scheduled_departure_minute_local"]),
         "schedule_day_of_week": _day_of_week(day),
         "schedule_days_to_holiday": to_holiday,
         "schedule_days_from_holiday": from_holiday,
     }
-    return values | _aircraft_row(request)
 
 
-def _aircraft_row(request: Mapping[str, Any]) -> dict[str, int | None]:
+def aircraft_row(request: Mapping[str, Any]) -> dict[str, int | None]:
+    """`AIRCRAFT_FEATURES` of one departure: `INSTANT_COLUMNS` are there, `LEG_COLUMNS` where there is a leg."""
     unknown: dict[str, int | None] = dict.fromkeys(AIRCRAFT_FEATURES)
     leg_at = request.get("aircraft_leg_scheduled_departure_at")
     if leg_at is None:
@@ -232,41 +260,51 @@ def _instant_us(name: str, at: datetime) -> int:
 # -- columns -------------------------------------------------------------------------------------------------------
 
 
-def request_time_features(request: Mapping[str, Column]) -> dict[str, pa.Array]:
+def request_time_features(
+    request: Mapping[str, Column], features: Collection[str] = COMPUTED
+) -> dict[str, pa.Array]:
     """The request-time features of many departures.
 
     Args:
-        request: the columns of `REQUEST_COLUMNS` and `LEG_COLUMNS`, all of one length, as Arrow arrays or sequences.
-            Where there is no leg its columns are null.
+        request: the columns of `request_columns` and `leg_columns` of `features`, all of one length, as Arrow arrays or
+            sequences. Where there is no leg its columns are null.
+        features: which are wanted; others than `COMPUTED` are passed over.
 
     Returns:
-        `CATEGORICAL` as strings, `SCHEDULE_FEATURES` and `AIRCRAFT_FEATURES` as INT32, in the order of the rows.
+        Texts as strings, all others as INT32, in the order of the rows.
 
     Raises:
         RequestError: a column is missing, a request column has nulls, or an instant has no zone.
     """
-    missing = [name for name in (*REQUEST_COLUMNS, *LEG_COLUMNS) if name not in request]
-    if missing:
-        raise RequestError(f"the request lacks the columns {', '.join(missing)}")
-    arrays = {name: _array(name, request[name]) for name in (*REQUEST_COLUMNS, *LEG_COLUMNS)}
-    for name in REQUEST_COLUMNS:
-        if arrays[name].null_count:
-            raise RequestError(f"{arrays[name].null_count} of {len(arrays[name])} requests have no {name}")
+    _refuse_missing(request, {**request_columns(features), **leg_columns(features)})
+    made: dict[str, pa.Array] = {}
+    if not _OF_SCHEDULE.isdisjoint(features):
+        made |= schedule_features(request)
+    if not _OF_AIRCRAFT.isdisjoint(features):
+        made |= aircraft_features(request)
+    return {name: array for name, array in made.items() if name in features}
+
+
+def schedule_features(request: Mapping[str, Column]) -> dict[str, pa.Array]:
+    """`OF_SCHEDULE` of many departures, of `SCHEDULE_COLUMNS`; the rest as `request_time_features`."""
+    arrays = _arrays(request, SCHEDULE_COLUMNS)
     day, _ = _integers(arrays["service_date"].cast(pa.int32()))
     days, place = np.unique(day, return_inverse=True)
     distances = np.array([holiday_distances(int(d)) for d in days], dtype=np.int64).reshape(-1, 2)[place]
     minute_local, _ = _integers(arrays["scheduled_departure_minute_local"])
     features: dict[str, pa.Array] = {name: arrays[name] for name in CATEGORICAL}
-    features |= {
+    return features | {
         "schedule_departure_minute_local": _int32(minute_local),
         "schedule_day_of_week": _int32(_day_of_week(day)),
         "schedule_days_to_holiday": _int32(distances[:, 0]),
         "schedule_days_from_holiday": _int32(distances[:, 1]),
     }
-    return features | _aircraft_columns(arrays)
 
 
-def _aircraft_columns(arrays: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+def aircraft_features(request: Mapping[str, Column]) -> dict[str, pa.Array]:
+    """`AIRCRAFT_FEATURES` of many departures, of `INSTANT_COLUMNS` and `LEG_COLUMNS`; the rest as
+    `request_time_features`."""
+    arrays = _arrays(request, INSTANT_COLUMNS, LEG_COLUMNS)
     decision_us, _ = _integers(arrays["decision_at"].cast(pa.int64()))
     departure_us, _ = _integers(arrays["scheduled_departure_at"].cast(pa.int64()))
     leg_us, has_leg = _integers(arrays["aircraft_leg_scheduled_departure_at"].cast(pa.int64()))
@@ -300,8 +338,27 @@ _ARROW_TYPES: Mapping[str, pa.DataType] = {
 }
 
 
-def _array(name: str, values: Column) -> pa.Array:
-    wanted = _ARROW_TYPES[{**REQUEST_COLUMNS, **LEG_COLUMNS}[name]]
+def _arrays(
+    request: Mapping[str, Column],
+    required: Mapping[str, str],
+    nullable: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, pa.Array]:
+    kinds = {**required, **nullable}
+    _refuse_missing(request, kinds)
+    arrays = {name: _array(name, request[name], kind) for name, kind in kinds.items()}
+    for name in required:
+        if arrays[name].null_count:
+            raise RequestError(f"{arrays[name].null_count} of {len(arrays[name])} requests have no {name}")
+    return arrays
+
+
+def _refuse_missing(request: Mapping[str, Column], names: Collection[str]) -> None:
+    if missing := [name for name in names if name not in request]:
+        raise RequestError(f"the request lacks the columns {', '.join(missing)}")
+
+
+def _array(name: str, values: Column, kind: str) -> pa.Array:
+    wanted = _ARROW_TYPES[kind]
     array: Any = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()

@@ -1,4 +1,4 @@
-"""The feature vector: which columns of which table the model uses, in which order, and what stands where none is.
+"""Feature vectors: which columns of which table they may hold, and what stands where there is no row.
 
 The same functions serve both sides. What is not found, or is older than its table's max age, is the declared prior on
 the grid tables, and that is no guess: once every window is empty the stored value would be the prior. For weather and
@@ -7,7 +7,6 @@ aircraft it is null.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -16,13 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from features.request_time import (
-    AIRCRAFT_FEATURES,
-    CATEGORICAL,
-    FEATURE_ORDER,
-    LEG_COLUMNS,
-    SCHEDULE_FEATURES,
-)
+from features.request_time import CATEGORICAL, COMPUTED, FEATURE_ORDER, LEG_COLUMNS
 from features.tables import FEATURE_TABLES
 
 __all__ = [
@@ -31,7 +24,6 @@ __all__ = [
     "PRIORS",
     "VIEW_FEATURES",
     "VectorError",
-    "feature_order_sha256",
     "fill_priors",
     "fill_priors_row",
 ]
@@ -47,23 +39,17 @@ class VectorError(ValueError):
 def _view_features() -> dict[str, tuple[str, ...]]:
     owner = {column.name: table for table in FEATURE_TABLES.values() for column in table.columns}
     used: dict[str, list[str]] = {name: [] for name in FEATURE_TABLES}
-    at_request = {*CATEGORICAL, *SCHEDULE_FEATURES, *AIRCRAFT_FEATURES}
-    for name in (*(f for f in FEATURE_ORDER if f not in at_request), *LEG_COLUMNS):
+    for name in (*(f for f in FEATURE_ORDER if f not in COMPUTED), *LEG_COLUMNS):
         used[owner[name].name].append(name)
     return {table: tuple(columns) for table, columns in used.items()}
 
 
-# Which columns of each table the model uses; those of aircraft_leg go into request-time arithmetic.
+# Which columns of each table go into vectors; those of aircraft_leg go into request-time arithmetic.
 VIEW_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(_view_features())
 
 PRIORS: Mapping[str, float | int | None] = MappingProxyType(
     {column.name: column.prior for table in FEATURE_TABLES.values() for column in table.columns}
 )
-
-
-def feature_order_sha256() -> str:
-    """The fingerprint of `FEATURE_ORDER`, hex; it is logged with every model and checked before every score."""
-    return hashlib.sha256("\n".join(FEATURE_ORDER).encode()).hexdigest()
 
 
 def fill_priors(

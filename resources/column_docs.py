@@ -5,7 +5,7 @@ from __future__ import annotations
 from contrail.column_docs import COLUMNS as LIBRARY
 from contrail.column_docs import ColumnDoc
 from feature_repo.column_docs import COLUMNS as DOMAIN
-from features.documentation import FEATURES
+from features.documentation import ALL_FEATURES
 
 
 def describe(name: str) -> ColumnDoc:
@@ -14,8 +14,8 @@ def describe(name: str) -> ColumnDoc:
     Raises:
         KeyError: nobody says what it means; a published column must be described.
     """
-    if name in FEATURES:
-        feature = FEATURES[name]
+    if name in ALL_FEATURES:
+        feature = ALL_FEATURES[name]
         return feature.sql_type, feature.description, feature.unit
     if name in DOMAIN:
         return DOMAIN[name]

@@ -200,6 +200,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
         order_by: Sequence[str],
         columns: Sequence[str],
         commit: Commit,
+        known_at_column: str | None = None,
     ) -> Joined:
         """`historical` for the rows of a query, straight into a table, whose content they become in one commit.
 
@@ -212,6 +213,8 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             order_by: columns of it that make its rows unique.
             columns: what is kept of its columns and the vector.
             commit: what is read is added to its inputs.
+            known_at_column: a further column: the greatest known-at and created-at time of the rows that were looked up
+                for a vector; null where none was found.
 
         Raises:
             ShardError: a shard was not finished, or the query has no rows.
@@ -228,6 +231,7 @@ class FeatureStoreResource(dg.ConfigurableResource[Any]):
             columns=columns,
             commit=commit,
             means=Means.of(settings),
+            known_at_column=known_at_column,
         )
 
     def materialize(self, now: datetime, *, start: datetime | None = None) -> tuple[Materialized, ...]:

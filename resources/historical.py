@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -29,9 +29,10 @@ from contrail.lake import Lake
 from contrail.shards import Means
 from feature_repo.online_vectors import DECISION_COLUMN
 from features.completion import complete_rows
-from features.request_time import CATEGORICAL, REQUEST_COLUMNS
+from features.request_time import request_columns
 
 _ROW_ID = "__row_id"
+_KNOWN_AT, _CREATED_AT = "__known_at", "__created_at"  # of a view's rows, in a join that is asked for them
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Retrieval:
         return sorted({key for view, _ in self.views for key in view.keys})
 
     @property
+    def request_columns(self) -> list[str]:
+        """The spine columns that features are computed of."""
+        return list(request_columns(self.features))
+
+    @property
     def versions(self) -> dict[str, int]:
         """Table -> version, of every table that is read."""
         named = (table.rpartition("@v") for _, table in self.views)
@@ -66,9 +72,9 @@ class Retrieval:
             ValueError: a column is missing, or named like a computed feature.
         """
         found = list(columns)
-        if missing := sorted({DECISION_COLUMN, *self.keys, *REQUEST_COLUMNS} - set(found)):
+        if missing := sorted({DECISION_COLUMN, *self.keys, *self.request_columns} - set(found)):
             raise ValueError(f"the rows for {self.service} lack the columns {missing}; they have {found}")
-        if clash := sorted((set(self.features) - set(CATEGORICAL)) & set(found)):
+        if clash := sorted((set(self.features) - set(self.request_columns)) & set(found)):
             raise ValueError(
                 f"the rows for {self.service} already have columns named like its features: {clash}"
             )
@@ -105,6 +111,7 @@ def vectors_into(
     columns: Sequence[str],
     commit: Commit,
     means: Means,
+    known_at_column: str | None = None,
 ) -> Joined:
     """Make the vectors of a spine the content of a table, without holding them in this process's memory.
 
@@ -112,16 +119,26 @@ def vectors_into(
         spine_sql: a SELECT over `spine_tables` (name in it -> ``stage/name@v3``).
         order_by: spine columns that make its rows unique.
         columns: what is kept of the spine's columns and the vector.
+        known_at_column: a further column: when the newest of the rows that were looked up for a vector was known.
     """
+    views, finish = retrieval.views, _completion(retrieval)
+    if known_at_column is not None:
+        times = {view.name: _times(view) for view, _ in views}
+        finish["arguments"] |= {
+            "known_at": [known_at_column],
+            "times": [output for of_view in times.values() for _, output in of_view],
+        }
+        views = [(replace(view, features=(*view.features, *times[view.name])), read) for view, read in views]
+        columns = [*columns, known_at_column]
     spec = join_spec(
         lake_root=lake.root,
         spine=SpineSpec(sql=spine_sql, tables=dict(spine_tables), files={}),
         order_by=order_by,
         decision_column=DECISION_COLUMN,
-        views=retrieval.views,
+        views=views,
         means=means,
         folder=Path(lake.uri(table)),
-        finish=_completion(retrieval),
+        finish=finish,
         columns=columns,
     )
     return join_into_table(lake, table, spec, means, commit)
@@ -132,6 +149,12 @@ def _completion(retrieval: Retrieval) -> FinishSpec:
         function=f"{complete_rows.__module__}:{complete_rows.__name__}",
         arguments={"features": list(retrieval.features)},
     )
+
+
+def _times(view: JoinView) -> list[tuple[str, str]]:
+    """What says when a view's row was known, as further features of the view."""
+    created = [(view.created_column, f"{_CREATED_AT}:{view.name}")] if view.created_column else []
+    return [(view.event_column, f"{_KNOWN_AT}:{view.name}"), *created]
 
 
 def _at_once(retrieval: Retrieval, rows: pa.Table, con: duckdb.DuckDBPyConnection) -> pa.Table:
@@ -150,7 +173,7 @@ def _at_once(retrieval: Retrieval, rows: pa.Table, con: duckdb.DuckDBPyConnectio
 
 
 def _by_shards(retrieval: Retrieval, rows: pa.Table, lake_root: Path, means: Means) -> pa.Table:
-    asked = dict.fromkeys([DECISION_COLUMN, *retrieval.keys, *REQUEST_COLUMNS])
+    asked = dict.fromkeys([DECISION_COLUMN, *retrieval.keys, *retrieval.request_columns])
     means.temp_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=means.temp_root, prefix="historical-") as work:
         spine = Path(work) / "spine.parquet"
