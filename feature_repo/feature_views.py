@@ -7,7 +7,7 @@ over what was known. What the schedule and the aircraft's last leg say at reques
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from feast.types import Bool, FeastType, Float64, Int32, Int64, String, UnixTime
 from feast.value_type import ValueType
 
 from contrail.settings import Settings
+from contrail.use_case import UseCase, UseCaseError
 from feature_repo.feature_docs import DEPRECATED_TAG, age_words, usage_tags, when_missing
+from feature_repo.use_cases import USE_CASES
 from features.declarations import OWNER
-from features.documentation import ALL_FEATURES, FEATURES
-from features.request_time import AIRCRAFT_FEATURES, CATEGORICAL, REQUEST_COLUMNS, SCHEDULE_FEATURES
+from features.documentation import ALL_FEATURES
+from features.request_time import AIRCRAFT_FEATURES, INSTANT_COLUMNS, OF_SCHEDULE, SCHEDULE_COLUMNS
 from features.tables import FEATURE_TABLES, FeatureColumn, FeatureTable
-from features.vectors import VIEW_FEATURES, feature_order_sha256
-
-LATE_FLIGHT_SERVICE = "late_flight_2h"
+from features.vectors import VIEW_FEATURES
 
 _TYPES: dict[str, FeastType] = {
     "VARCHAR": String,
@@ -91,7 +91,8 @@ def _view(table: FeatureTable, entities: dict[str, Entity], lake_root: Path) -> 
         description=f"The Delta table feature/{table.name}.",
         owner=table.owner,
     )
-    used = [column for column in table.columns if column.name in VIEW_FEATURES[table.name]]
+    wanted = {*VIEW_FEATURES[table.name], *(name for one in USE_CASES.values() for name in one.features)}
+    used = [column for column in table.columns if column.name in wanted]
     return FeatureView(
         name=table.name,
         entities=[entities[key] for key in table.keys],
@@ -114,27 +115,28 @@ def _view(table: FeatureTable, entities: dict[str, Entity], lake_root: Path) -> 
 def _request_fields(names: tuple[str, ...]) -> list[Field]:
     # Feast compares these fields with those of a trial run, where an int is an int64 and nothing has a description.
     types: dict[str, FeastType] = {"VARCHAR": String, "INTEGER": Int64}
-    return [Field(name=name, dtype=types[FEATURES[name].sql_type]) for name in names]
+    return [Field(name=name, dtype=types[ALL_FEATURES[name].sql_type]) for name in names]
 
 
 def _request_tags(names: tuple[str, ...]) -> dict[str, str]:
     documented = {
-        name: f"{FEATURES[name].description} Unit: {FEATURES[name].unit}. Known at: {FEATURES[name].known_rule}."
+        name: f"{ALL_FEATURES[name].description} Unit: {ALL_FEATURES[name].unit}. "
+        f"Known at: {ALL_FEATURES[name].known_rule}."
         for name in names
     }
     used = {f"{name}.{tag}": text for name in names for tag, text in usage_tags(name).items()}
     return {"function": "features.request_time", **documented, **used}
 
 
-def _on_demand(aircraft_leg: FeatureView, request: RequestSource) -> tuple[OnDemandFeatureView, ...]:
-    of_schedule = (*CATEGORICAL, *SCHEDULE_FEATURES)
-
+def _on_demand(
+    aircraft_leg: FeatureView, schedule: RequestSource, instants: RequestSource
+) -> tuple[OnDemandFeatureView, ...]:
     # Feast stores the bodies themselves, without this module: each brings its import along.
     @on_demand_feature_view(
         name="schedule_request",
-        sources=[request],
-        schema=_request_fields(of_schedule),
-        tags=_request_tags(of_schedule),
+        sources=[schedule],
+        schema=_request_fields(OF_SCHEDULE),
+        tags=_request_tags(OF_SCHEDULE),
         description="What the schedule says of the departure: who, from where, to where, when, how near a holiday.",
         mode="python",
         owner=OWNER,
@@ -146,7 +148,7 @@ def _on_demand(aircraft_leg: FeatureView, request: RequestSource) -> tuple[OnDem
 
     @on_demand_feature_view(
         name="aircraft_request",
-        sources=[aircraft_leg, request],
+        sources=[aircraft_leg, instants],
         schema=_request_fields(AIRCRAFT_FEATURES),
         tags=_request_tags(AIRCRAFT_FEATURES),
         description="What the aircraft's last leg means for this departure: delay known, time left to fly back.",
@@ -168,37 +170,67 @@ def declare(lake_root: Path) -> Declared:
         for key, (value_type, _, description) in _KEYS.items()
     }
     views = {table.name: _view(table, entities, lake_root) for table in FEATURE_TABLES.values()}
-    # Columns that are join keys as well are no request data: Feast would take them away from the join.
-    request = RequestSource(
-        name="departure_request",
-        schema=[
-            Field(name=name, dtype=_TYPES[kind])
-            for name, kind in REQUEST_COLUMNS.items()
-            if name not in _KEYS
-        ],
-        description="What the caller knows of the departure: the schedule, and when the decision is made.",
-        owner=OWNER,
+    requests = (
+        _request("departure_schedule", SCHEDULE_COLUMNS, "What the schedule says of the departure."),
+        _request("departure_instants", INSTANT_COLUMNS, "When it is due, and when the decision is made."),
     )
-    schedule, aircraft = _on_demand(views["aircraft_leg"], request)
-    # Views in the order in which the vector first names them: so the service's features are in the vector's order.
-    order = list(FEATURES)
-    stored = sorted(
-        (view for view in views.values() if view.name != "aircraft_leg"),
-        key=lambda view: min(order.index(feature.name) for feature in view.features),
-    )
-    late_flight = FeatureService(
-        name=LATE_FLIGHT_SERVICE,
-        features=[schedule, *stored, aircraft],
-        description="The vector of the late-flight model, two hours before scheduled departure.",
-        tags={"features": str(len(order)), "feature_order_sha256": feature_order_sha256()},
-        owner=OWNER,
-    )
+    on_demand = _on_demand(views["aircraft_leg"], *requests)
+    homes = {field.name: view for view in (*views.values(), *on_demand) for field in view.features}
+    services: dict[str, UseCase] = {}
+    for use_case in USE_CASES.values():
+        first = services.setdefault(use_case.feature_service, use_case)
+        if first.features != use_case.features:
+            raise UseCaseError(
+                f"use cases {first.name!r} and {use_case.name!r} both name the feature service "
+                f"{use_case.feature_service!r} and have other features"
+            )
     return Declared(
         entities=tuple(entities.values()),
-        sources=(*(view.batch_source for view in views.values() if view.batch_source), request),
+        sources=(*(view.batch_source for view in views.values() if view.batch_source), *requests),
         views=tuple(views.values()),
-        on_demand=(schedule, aircraft),
-        services=(late_flight,),
+        on_demand=on_demand,
+        services=tuple(_service(name, use_case, homes) for name, use_case in services.items()),
+    )
+
+
+def _request(name: str, columns: Mapping[str, str], description: str) -> RequestSource:
+    # Columns that are join keys as well are no request data: Feast would take them away from the join.
+    schema = [
+        Field(name=column, dtype=_TYPES[kind]) for column, kind in columns.items() if column not in _KEYS
+    ]
+    return RequestSource(name=name, schema=schema, description=description, owner=OWNER)
+
+
+def _service(
+    name: str, use_case: UseCase, homes: Mapping[str, FeatureView | OnDemandFeatureView]
+) -> FeatureService:
+    """The features of a use case, in their order, each from its view.
+
+    Raises:
+        UseCaseError: a feature is in no view, or the order of the features is not one of whole views: Feast keeps those
+            of one view together.
+    """
+    if strays := [feature for feature in use_case.features if feature not in homes]:
+        raise UseCaseError(f"use case {use_case.name!r}: no feature view has {', '.join(strays)}")
+    asked: dict[str, list[str]] = {}
+    for feature in use_case.features:
+        view = homes[feature].name
+        if view in asked and view != next(reversed(asked)):
+            raise UseCaseError(
+                f"use case {use_case.name!r}: {feature} stands apart from the other features of {view}; list the "
+                "features of a view one after another"
+            )
+        asked.setdefault(view, []).append(feature)
+    by_name = {view.name: view for view in homes.values()}
+    return FeatureService(
+        name=name,
+        features=[by_name[view][features] for view, features in asked.items()],
+        description=f"The vector of: {use_case.title}.",
+        tags={
+            "features": str(len(use_case.features)),
+            "feature_order_sha256": use_case.feature_order_sha256,
+        },
+        owner=OWNER,
     )
 
 

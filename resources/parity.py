@@ -231,7 +231,7 @@ class _Comparison:
             note = f"not compared, the online copy is of another version: {', '.join(moved)}"
             return Part(nothing, read, None, note)
         asked = rows.to_pylist()
-        pushed, late = self._after(use_case, asked, at)
+        pushed, late = self._after(use_case, asked, at, versions)
         chosen = [n for n in range(len(asked)) if n not in pushed and n not in late]
         online = self.feature_store.online(service, [asked[n] for n in chosen], now=at)
         vectors = offline.select(list(use_case.features)).to_pylist()
@@ -247,15 +247,16 @@ class _Comparison:
         return Part(compared, read, at, note)
 
     def _after(
-        self, use_case: UseCase, asked: Sequence[Mapping[str, Any]], at: datetime
+        self, use_case: UseCase, asked: Sequence[Mapping[str, Any]], at: datetime, read: Mapping[str, int]
     ) -> tuple[set[int], dict[int, Mismatch]]:
         """Positions of those with a pushed row, and of those with a row from after `at` that nothing accounts for.
 
+        Only the tables count that the vectors were `read` from.
+
         The service refuses a question that it could answer only from after its instant, so these are not asked for.
         """
-        known = set(asked[0]) if asked else set[str]()
         views = [
-            view for name, view in self.views.items() if name in self.copies and known >= set(view.join_keys)
+            view for name, view in self.views.items() if name in self.copies and view.tags["table"] in read
         ]
         pushed: set[int] = set()
         late: dict[int, Mismatch] = {}

@@ -20,6 +20,7 @@ from contrail import registry
 from contrail.lake import Commit, Lake
 from contrail.settings import Settings
 from feature_repo import feature_docs
+from feature_repo.feature_docs import named_models, used_by
 from feature_repo.use_cases import LATE_FLIGHT_2H
 from features.documentation import ALL_FEATURES
 from features.tables import FEATURE_TABLES
@@ -78,11 +79,12 @@ def test_feast_knows_owner_and_users_of_every_feature(resource: FeatureStoreReso
         assert view.owner == FEATURE_TABLES[view.name].owner
         for field in view.features:
             assert field.tags["owner"] == ALL_FEATURES[field.name].owner
-            assert field.tags["used_by"] == MODEL, "a view holds what a model uses, and nothing else"
+            assert field.tags["used_by"] == ", ".join(used_by(ALL_FEATURES[field.name]))
+            assert named_models(field.tags["used_by"]), "a view holds what a model uses, and nothing else"
             assert {"unit", "known_at", "window", "when_missing"} <= set(field.tags)
     for view in store.list_on_demand_feature_views():
         for field in view.features:
-            assert view.tags[f"{field.name}.used_by"] == MODEL
+            assert view.tags[f"{field.name}.used_by"] == ", ".join(used_by(ALL_FEATURES[field.name]))
             assert view.tags[f"{field.name}.owner"] == ALL_FEATURES[field.name].owner
 
 

@@ -28,7 +28,7 @@ from contrail.online_push import OnlinePush
 from contrail.online_views import online_view
 from contrail.settings import Settings
 from contrail.view_freshness import ONLINE_PLACE
-from feature_repo.use_cases import LATE_FLIGHT_2H
+from feature_repo.use_cases import LATE_FLIGHT_2H, USE_CASES
 from features.tables import FEATURE_TABLES
 from features.vectors import PRIORS
 from resources import parity
@@ -153,7 +153,7 @@ def test_online_equals_offline(made: tuple[World, dict[str, dg.AssetCheckEvaluat
     evaluation = said[feature_store_checks.PARITY]
     assert evaluation.passed, evaluation.description
     compared = {part["view"]: part for part in cells(evaluation, "compared")}
-    assert set(compared) == {*FEATURE_TABLES, LATE_FLIGHT_2H.feature_service}
+    assert set(compared) == {*FEATURE_TABLES, *(one.feature_service for one in USE_CASES.values())}
     for name, table in FEATURE_TABLES.items():
         one = table.keys == ("network",)
         # The silent entity is asked for, too: it must not be there, and has no values to compare.
@@ -162,10 +162,11 @@ def test_online_equals_offline(made: tuple[World, dict[str, dg.AssetCheckEvaluat
         assert served == int(served) > 0, name
         assert compared[name]["table"] == f"feature/{name}@v{world.lake.version(f'feature/{name}')}"
         assert compared[name]["as of"] == NOW.isoformat()
-    vectors = compared[LATE_FLIGHT_2H.feature_service]
     newest_two_days = sum(n % 4 < 2 for n in range(ENTITIES))
-    assert vectors["entities"] == newest_two_days
-    assert vectors["values"] == newest_two_days * len(LATE_FLIGHT_2H.features)
+    for use_case in USE_CASES.values():
+        vectors = compared[use_case.feature_service]
+        assert vectors["entities"] == newest_two_days
+        assert vectors["values"] == newest_two_days * len(use_case.features)
     assert evaluation.metadata["mismatches"].value == 0
 
 
@@ -250,7 +251,8 @@ def test_rows_pushed_ahead_of_the_tables_are_counted_and_not_compared(made: tupl
     try:
         resource = FeatureStoreResource(home=str(world.settings.home))
         refused = parity.compare_online(resource, now=NOW, sample=50, spine=feature_store_checks.SPINE)
-        late = [("dest_state", "(known at)"), (LATE_FLIGHT_2H.feature_service, "(known at)")]
+        services = [use_case.feature_service for use_case in USE_CASES.values()]
+        late = [(name, "(known at)") for name in ("dest_state", *services)]
         assert [(m.view, m.column) for m in refused.mismatches] == late
         world.lake.create("push/flight_events", pa.schema([("event", pa.string())]))
         excused = parity.compare_online(resource, now=NOW, sample=50, spine=feature_store_checks.SPINE)
@@ -261,10 +263,8 @@ def test_rows_pushed_ahead_of_the_tables_are_counted_and_not_compared(made: tupl
     parts = {part.compared.view: part for part in excused.parts}
     assert (parts["dest_state"].compared.ahead, parts["dest_state"].compared.entities) == (1, ENTITIES - 1)
     assert parts["dest_state"].note == "1 entities were pushed ahead of the table"
-    assert (
-        parts[LATE_FLIGHT_2H.feature_service].note
-        == "1 vectors hold rows that were pushed ahead of the tables"
-    )
+    for service in services:
+        assert parts[service].note == "1 vectors hold rows that were pushed ahead of the tables"
 
 
 def test_parity_over_redis(

@@ -58,7 +58,7 @@ SELECT 'flight-' || n AS departure_id, DATE '2013-03-07' - (n % 4)::INTEGER AS s
   {key_sql("flight_number")} AS flight_number, {key_sql("origin")} AS origin, {key_sql("dest")} AS dest,
   100 AS distance_miles, {key_sql("tail_number")} AS tail_number, TIMESTAMPTZ '{NOW.isoformat()}' AS tail_known_at,
   TIMESTAMPTZ '{NOW.isoformat()}' + INTERVAL 3 HOUR AS scheduled_departure_at, 780 AS scheduled_departure_minute_local,
-  90 AS scheduled_block_minutes, false AS is_disrupted, TIMESTAMPTZ '{NOW.isoformat()}' AS outcome_known_at,
+  'America/New_York' AS origin_time_zone, 90 AS scheduled_block_minutes, false AS is_disrupted, TIMESTAMPTZ '{NOW.isoformat()}' AS outcome_known_at,
   TIMESTAMPTZ '{NOW.isoformat()}' - INTERVAL 1 DAY AS created_at, false AS is_retracted
 FROM range({ENTITIES}) t(n)"""
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 
 import duckdb
 import pytest
 
 from contrail import duck
-from contrail.use_case import Criteria, SplitShares, UseCaseError
-from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_HORIZON, USE_CASES
-from features.vectors import feature_order_sha256
+from contrail.use_case import Criteria, SplitShares, UseCase, UseCaseError
+from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_DAY_AHEAD, LATE_FLIGHT_HORIZON, USE_CASES
 from tests.support.small_model import USE_CASE
 
 
@@ -53,13 +52,13 @@ DEPARTURES = """CREATE TABLE departures (
     departure_id VARCHAR, service_date DATE, carrier VARCHAR, flight_number INTEGER, origin VARCHAR, dest VARCHAR,
     tail_number VARCHAR, tail_known_at TIMESTAMPTZ, distance_miles INTEGER, scheduled_departure_at TIMESTAMPTZ,
     scheduled_departure_minute_local INTEGER, scheduled_block_minutes INTEGER, is_disrupted BOOLEAN,
-    outcome_known_at TIMESTAMPTZ, created_at TIMESTAMPTZ, is_retracted BOOLEAN)"""
+    outcome_known_at TIMESTAMPTZ, origin_time_zone VARCHAR, created_at TIMESTAMPTZ, is_retracted BOOLEAN)"""
 SCHEDULED = datetime(2013, 3, 8, 20, 45, tzinfo=UTC)
 BORN = datetime(2013, 3, 7, 22, tzinfo=UTC)
 
 
-def spine(*versions: dict[str, object]) -> list[dict[str, object]]:
-    """What the spine makes of versions of one departure, each given as its difference from the plainest one."""
+def spine(*versions: dict[str, object], use_case: UseCase = LATE_FLIGHT_2H) -> list[dict[str, object]]:
+    """What its spine makes of versions of one departure, each given as its difference from the plainest one."""
     plain: dict[str, object] = {
         "departure_id": "20130308-UA-1545-EWR",
         "service_date": date(2013, 3, 8),
@@ -75,6 +74,7 @@ def spine(*versions: dict[str, object]) -> list[dict[str, object]]:
         "scheduled_block_minutes": 240,
         "is_disrupted": None,
         "outcome_known_at": None,
+        "origin_time_zone": "America/New_York",
         "created_at": BORN,
         "is_retracted": False,
     }
@@ -83,7 +83,7 @@ def spine(*versions: dict[str, object]) -> list[dict[str, object]]:
         for version in versions:
             row = plain | version
             con.execute(f"INSERT INTO departures VALUES ({', '.join('?' * len(row))})", list(row.values()))
-        return as_dicts(con.execute(LATE_FLIGHT_2H.spine_sql))
+        return as_dicts(con.execute(use_case.spine_sql))
 
 
 def as_dicts(found: duckdb.DuckDBPyConnection) -> list[dict[str, object]]:
@@ -140,10 +140,71 @@ def test_a_departure_whose_newest_version_is_retracted_is_none():
     assert row["dest"] == "IAH"
 
 
+def test_the_request_is_as_old_as_its_newest_fact() -> None:
+    (row,) = spine({"tail_known_at": BORN + timedelta(hours=3)})
+    assert (row["tail_number"], row["request_known_at"]) == ("N14228", BORN + timedelta(hours=3))
+    # An aircraft that is not in the request makes it no younger.
+    (row,) = spine({"tail_known_at": SCHEDULED})
+    assert (row["tail_number"], row["request_known_at"]) == (None, BORN)
+    decided = SCHEDULED - LATE_FLIGHT_HORIZON
+    (row,) = spine({"tail_number": None}, {"tail_number": None, "dest": "ORD", "created_at": decided})
+    assert (row["dest"], row["request_known_at"]) == ("ORD", decided)
+
+
+@pytest.mark.parametrize("use_case", USE_CASES.values(), ids=list(USE_CASES))
+def test_a_request_that_nobody_knew_at_its_decision_says_so(use_case: UseCase) -> None:
+    (row,) = spine({"created_at": SCHEDULED}, use_case=use_case)
+    assert row["request_known_at"] == SCHEDULED
+    assert row["request_known_at"] > row["decision_at"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("day", "utc_hour"),
+    [
+        (date(2013, 3, 8), 23),  # the evening before is in winter
+        (date(2013, 3, 10), 23),  # the clocks change in the night after it
+        (date(2013, 3, 11), 22),
+        (date(2013, 7, 8), 22),  # the very instant at which the schedule is known
+        (date(2013, 11, 3), 22),
+        (date(2013, 11, 4), 23),
+    ],
+)
+def test_the_day_ahead_decides_at_18_on_the_evening_before_at_the_origin(day: date, utc_hour: int) -> None:
+    evening = datetime.combine(day - timedelta(days=1), time(22), UTC)
+    (row,) = spine({"service_date": day, "created_at": evening}, use_case=LATE_FLIGHT_DAY_AHEAD)
+    assert row["decision_at"] == evening.replace(hour=utc_hour)
+    assert row["request_known_at"] == evening
+    (row,) = spine(
+        {"service_date": day, "created_at": evening, "origin_time_zone": "America/Chicago"},
+        use_case=LATE_FLIGHT_DAY_AHEAD,
+    )
+    assert row["decision_at"] == evening.replace(hour=utc_hour) + timedelta(hours=1)
+
+
+def test_the_day_ahead_knows_no_aircraft_and_the_schedule_of_the_evening() -> None:
+    moved = {"dest": "ORD", "created_at": BORN + timedelta(hours=2)}
+    (row,) = spine({}, moved, use_case=LATE_FLIGHT_DAY_AHEAD)
+    assert (row["dest"], row["decision_at"]) == ("IAH", datetime(2013, 3, 7, 23, tzinfo=UTC))
+    assert "tail_number" not in row
+    assert set(LATE_FLIGHT_DAY_AHEAD.spine_columns) <= set(row)
+    least = timedelta(hours=6)
+    assert LATE_FLIGHT_DAY_AHEAD.horizon == least
+    midnight = datetime(2013, 3, 8, 5, tzinfo=UTC)
+    (row,) = spine({"scheduled_departure_at": midnight}, use_case=LATE_FLIGHT_DAY_AHEAD)
+    assert row["decision_at"] == midnight - least
+
+
 def test_declared_use_cases_are_named_as_they_are_keyed():
     assert {use_case.name: use_case for use_case in USE_CASES.values()} == USE_CASES
-    assert not set(LATE_FLIGHT_2H.personal) & set(LATE_FLIGHT_2H.features)
+    for use_case in USE_CASES.values():
+        assert not {*use_case.personal, "tail_number"} & set(use_case.features)
+        assert use_case.request_known_column
 
 
-def test_the_feature_order_has_one_fingerprint_in_the_whole_project():
-    assert LATE_FLIGHT_2H.feature_order_sha256 == feature_order_sha256()
+def test_the_order_of_the_features_is_part_of_each_model() -> None:
+    # Another order is another model: whoever changes it changes this too, on purpose.
+    assert {name: (len(one.features), one.feature_order_sha256[:12]) for name, one in USE_CASES.items()} == {
+        "late_flight_2h": (62, "317adb3e1cc9"),
+        "late_flight_day_ahead": (42, "b4877a0f6ec5"),
+    }
+    assert not any(name.startswith(("weather_", "aircraft_")) for name in LATE_FLIGHT_DAY_AHEAD.features)
