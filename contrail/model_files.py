@@ -2,14 +2,18 @@
 
 What must outlive a tracking server (scoring, serving, approval, rollback, trace) loads a model from here. Nothing is
 pickled: the model is LightGBM's own text, all else JSON. Loading compares every byte with the manifest and then the
-scores of the golden rows with the recorded ones, bit for bit.
+scores of the golden rows with the recorded ones, bit for bit; whoever scores also gives what the features mean now.
 
     model.lgb       canonical model text; its sha256 is the folder's name
     features.json   ordered features with their types, category maps
     profile.json    distribution of every feature in the training rows
     naive.json      the naive reference
     golden.json     synthetic rows and their exact scores
-    manifest.json   sha256 of all of these, and where the model comes from
+    manifest.json   sha256 of all of these, recipe, criteria, what the features meant, where the model comes from
+    evaluations/    what was found of it since, see `contrail.evidence`; no part of the model
+
+The model text names no entity and no category: identifiers are integer codes in it, and which text a code stands for is
+in ``features.json`` alone. What it shows of the training rows is each feature's range: `model_text.feature_infos`.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -31,14 +36,20 @@ import pyarrow as pa
 from contrail.drift import Profile
 from contrail.encoding import Encoding, EncodingError, Floats, predict
 from contrail.evaluation import NaiveReference
-from contrail.training import TrainedModel, booster_from_text
+from contrail.feature_code import differences
+from contrail.model_text import booster_from_text
+from contrail.recipe import Recipe, TrainingError, made_with
+from contrail.training import TrainedModel
 from contrail.use_case import UseCase
 
 FOLDER = "models"
 MODEL, FEATURES, PROFILE = "model.lgb", "features.json", "profile.json"
 NAIVE, GOLDEN, MANIFEST = "naive.json", "golden.json", "manifest.json"
 GOLDEN_ROWS = 20
-FORMAT = 1
+FORMAT = 2
+# What a manifest written before must agree in, or the model that is stored again gets the newer one.
+_MEANS = ("feature_code", "criteria", "feature_service")
+_RECORDED = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
 
 
 class ModelFilesError(RuntimeError):
@@ -55,6 +66,7 @@ class Lineage:
         tracking_run_id: its run in the tracking server.
         git_sha: the code.
         lock_sha256: the environment.
+        training_set_sha256: the training set's snapshot at that version, from `Lake.snapshot_sha256`.
     """
 
     training_set: str
@@ -62,6 +74,7 @@ class Lineage:
     tracking_run_id: str
     git_sha: str
     lock_sha256: str
+    training_set_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,15 @@ class LoadedModel:
         """``table@version`` of the training rows."""
         return str(self.manifest["training_set"])
 
+    @property
+    def recipe(self) -> Recipe:
+        """What it was learnt by.
+
+        Raises:
+            ModelFilesError: the recorded recipe cannot be followed.
+        """
+        return recipe_of(self.manifest)
+
     def predict(self, rows: pa.Table) -> Floats:
         """Scores of `rows` in their order."""
         return predict(self.booster, self.encoding, rows)
@@ -110,7 +132,10 @@ def folder(lake_root: Path, sha256: str) -> Path:
 
 
 def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: Path) -> Path:
-    """Store a model; a model that is already there (same bytes) keeps its first manifest.
+    """Store a model; one that is there already (same bytes) keeps its files.
+
+    Its manifest stays too, unless features or criteria mean something else by now: the same model, learnt again from
+    features whose code has changed, then counts as learnt with the new code.
 
     The files are written to a temporary folder beside the target, which then takes the target's name: a reader sees a
     whole model or none.
@@ -123,7 +148,7 @@ def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: P
     """
     target = folder(lake_root, model.sha256)
     if target.exists():
-        load(lake_root, model.sha256)
+        _renew(target, load(lake_root, model.sha256), model, use_case, lineage)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{model.sha256[:12]}-", dir=target.parent))
@@ -131,21 +156,28 @@ def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: P
         contents = _contents(model)
         for name, content in contents.items():
             write_durably(building / name, content)
-        write_durably(building / MANIFEST, _manifest(model, use_case, lineage, contents))
+        write_durably(building / MANIFEST, _sealed(_manifest(model, use_case, lineage, _hashes(contents))))
         building.chmod(0o755)
         building.rename(target)
-    except FileExistsError:
+    except OSError:
+        if not target.exists():
+            raise
         load(lake_root, model.sha256)  # somebody else stored the same model meanwhile
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
 
 
-def load(lake_root: Path, sha256: str) -> LoadedModel:
+def load(lake_root: Path, sha256: str, *, feature_code: Mapping[str, str] | None = None) -> LoadedModel:
     """Load a model after checking every file and the golden rows.
 
+    Args:
+        feature_code: what the features mean now (`UseCase.feature_code`), where the model is to score; None where it is
+            only looked at.
+
     Raises:
-        ModelFilesError: a file is missing or altered, or the golden rows score otherwise than recorded.
+        ModelFilesError: a file is missing or altered, the golden rows score otherwise than recorded, or the features
+            meant something else when it was learnt; the message names what differs.
     """
     where = folder(lake_root, sha256)
     manifest = read_manifest(lake_root, sha256)
@@ -161,6 +193,8 @@ def load(lake_root: Path, sha256: str) -> LoadedModel:
         raise ModelFilesError(
             f"{where} holds another model: {manifest['files'].get(MODEL)} instead of {sha256}"
         )
+    if feature_code is not None:
+        require_feature_code(manifest, sha256, feature_code)
     described = json.loads(contents[FEATURES])
     loaded = LoadedModel(
         sha256=sha256,
@@ -179,22 +213,62 @@ def load(lake_root: Path, sha256: str) -> LoadedModel:
     return loaded
 
 
+def require_feature_code(manifest: Mapping[str, Any], sha256: str, now: Mapping[str, str]) -> None:
+    """Refuse a model whose features mean something else by now.
+
+    Raises:
+        ModelFilesError: they do; the message names the pieces.
+    """
+    if differing := differences(manifest["feature_code"], now):
+        raise ModelFilesError(
+            f"model {sha256[:12]} was learnt from features of another meaning: {'; '.join(differing)}; restore their "
+            "code, or build the features again and train a new model"
+        )
+
+
+def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe that a manifest records.
+
+    Raises:
+        ModelFilesError: it cannot be followed.
+    """
+    try:
+        return Recipe.from_dict(manifest["recipe"])
+    except TrainingError as error:
+        raise ModelFilesError(str(error)) from error
+
+
 def read_manifest(lake_root: Path, sha256: str) -> dict[str, Any]:
     """The manifest alone, checked against its own sha256.
 
     Raises:
-        ModelFilesError: it is missing or altered.
+        ModelFilesError: it is missing or altered, or of a format that is no longer read.
     """
     path = folder(lake_root, sha256) / MANIFEST
     content = _read(path)
     try:
         manifest: dict[str, Any] = json.loads(content)
-        recorded = manifest.pop("manifest_sha256")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelFilesError(f"{path} was altered: it is no manifest ({error})") from error
+        recorded = str(manifest.pop("manifest_sha256"))
+        made = manifest["format"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        named = _RECORDED.search(content)
+        raise ModelFilesError(
+            f"{path} was altered: its sha256 is {hashlib.sha256(content).hexdigest()}, recorded of its content is "
+            f"{named[1].decode() if named else 'no longer readable'}; it is no manifest ({error})"
+        ) from error
     found = hashlib.sha256(_json(manifest)).hexdigest()
     if found != recorded:
         raise ModelFilesError(f"{path} was altered: its content's sha256 is {found}, recorded is {recorded}")
+    if content != _sealed(manifest):  # a space more, say: the same content, not the same bytes
+        whole = hashlib.sha256(_sealed(manifest)).hexdigest()
+        raise ModelFilesError(
+            f"{path} was altered: its sha256 is {hashlib.sha256(content).hexdigest()}, recorded is {whole}"
+        )
+    if made != FORMAT:
+        raise ModelFilesError(
+            f"{path} is of format {made}, and format {FORMAT} is read: it records no recipe and no meaning of the "
+            "features. Make a new home and train the model there"
+        )
     return manifest
 
 
@@ -231,15 +305,23 @@ def _contents(model: TrainedModel) -> dict[str, bytes]:
     }
 
 
+def _hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
 def _manifest(
-    model: TrainedModel, use_case: UseCase, lineage: Lineage, contents: Mapping[str, bytes]
-) -> bytes:
-    body: dict[str, Any] = {
+    model: TrainedModel, use_case: UseCase, lineage: Lineage, files: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "use_case": use_case.name,
         "feature_service": use_case.feature_service,
         "feature_order_sha256": use_case.feature_order_sha256,
+        "feature_code": dict(use_case.feature_code()),
+        "criteria": asdict(use_case.criteria),
         "criteria_sha256": use_case.criteria.sha256,
+        "recipe": model.recipe.to_dict(),
+        "made_with": made_with(),
         "parameters": dict(model.parameters),
         "train_first": model.cuts.first.isoformat(),
         "train_end": model.cuts.train_end.isoformat(),
@@ -248,14 +330,27 @@ def _manifest(
         "trained_until": model.trained_until.isoformat(),
         "train_rows": model.train_rows,
         "dropped_rows": model.dropped_rows,
-        "training_set": lineage.training_set,
-        "run_id": lineage.run_id,
-        "tracking_run_id": lineage.tracking_run_id,
-        "git_sha": lineage.git_sha,
-        "lock_sha256": lineage.lock_sha256,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        **asdict(lineage),
+        "files": dict(files),
     }
-    return _json(body | {"manifest_sha256": hashlib.sha256(_json(body)).hexdigest()})
+
+
+def _sealed(body: Mapping[str, Any]) -> bytes:
+    return _json({**body, "manifest_sha256": hashlib.sha256(_json(body)).hexdigest()})
+
+
+def _renew(
+    target: Path, stored: LoadedModel, model: TrainedModel, use_case: UseCase, lineage: Lineage
+) -> None:
+    """Exchange the manifest at once, where features or criteria mean something else by now."""
+    body: dict[str, Any] = json.loads(_json(_manifest(model, use_case, lineage, stored.manifest["files"])))
+    if all(body[name] == stored.manifest[name] for name in _MEANS):
+        return
+    with tempfile.NamedTemporaryFile(dir=target, prefix=f".{MANIFEST}-", delete=False) as out:
+        newer = Path(out.name)
+    write_durably(newer, _sealed(body))
+    newer.chmod(0o644)
+    newer.replace(target / MANIFEST)
 
 
 def _check_golden(model: LoadedModel, golden: Mapping[str, Any], where: Path) -> None:

@@ -8,61 +8,28 @@ run have fixed values.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from contrail import recipe as recipes
 from contrail.drift import Profile
 from contrail.encoding import Booleans, Encoding, Floats, Integers, booleans, pc, predict
 from contrail.evaluation import NaiveReference
+from contrail.model_text import booster_from_text, canonical, text_sha256
+from contrail.recipe import Cuts, Recipe, TrainingError, midnight
 from contrail.use_case import UseCase
 
+__all__ = [
+    "PARTS", "Cuts", "Recipe", "Split", "TrainedModel", "TrainingError", "booster_from_text", "canonical", "fit",
+    "grow", "lightgbm_parameters", "midnight", "refit", "split_by_time", "split_rows", "text_sha256",
+]  # fmt: skip
+
 PARTS = ("train", "validate", "test")
-MIN_BIN_SAMPLE = 10_000_000
-
-# Parameters that do not shape the trees: echoed into the model text, they would give equal models different bytes.
-RUN_TIME = {
-    "num_threads": "0",
-    "force_row_wise": "0",
-    "force_col_wise": "0",
-    "verbosity": "-1",
-    "histogram_pool_size": "-1",
-    "data": "",
-    "valid": "",
-    "input_model": "",
-    "output_model": "",
-    "machines": "",
-    "machine_list_filename": "",
-    "saved_feature_importance_type": "0",
-}
-_PARAMETER = re.compile(r"^\[(\w+): (.*)\]$", re.MULTILINE)
-
-
-class TrainingError(ValueError):
-    """The rows cannot be split or learnt from; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Day boundaries of the parts, by partition day; every end is exclusive.
-
-    Attributes:
-        first: first day of the range.
-        train_end: end of the training part.
-        validate_end: end of the validation part.
-        test_end: the day after the last one of the range.
-    """
-
-    first: date
-    train_end: date
-    validate_end: date
-    test_end: date
 
 
 @dataclass(frozen=True)
@@ -74,12 +41,14 @@ class Split:
         trained_until: the instant before which every training label was known; decisions before it are never scored.
         rows: part → row numbers of the table that was split.
         dropped: part → rows left out because their outcome was not known before the part's cut.
+        labels_until: outcomes that became known at or after it did not exist for this split.
     """
 
     cuts: Cuts
     trained_until: datetime
     rows: Mapping[str, Integers]
     dropped: Mapping[str, int]
+    labels_until: datetime
 
 
 @dataclass(frozen=True)
@@ -87,13 +56,11 @@ class TrainedModel:
     """A fitted model with all that is needed to score, check and monitor it.
 
     Attributes:
-        use_case: name of the use case.
+        recipe: what it was learnt by.
         text: canonical model text.
         sha256: of `text`; the model's identity.
         encoding: ordered features and category maps.
         parameters: every LightGBM parameter that was given, rounds and threads included.
-        cuts: day boundaries of its split.
-        trained_until: see `Split`.
         train_rows: rows it was fitted on.
         dropped_rows: training rows left out because their outcome was not known in time.
         profile: distribution of every feature in the training rows.
@@ -101,18 +68,31 @@ class TrainedModel:
         gains: feature → share of the total gain of all splits.
     """
 
-    use_case: str
+    recipe: Recipe
     text: str
     sha256: str
     encoding: Encoding
     parameters: Mapping[str, float | int | bool | str]
-    cuts: Cuts
-    trained_until: datetime
     train_rows: int
     dropped_rows: int
     profile: Profile
     naive: NaiveReference
     gains: Mapping[str, float]
+
+    @property
+    def use_case(self) -> str:
+        """Name of the use case."""
+        return self.recipe.use_case
+
+    @property
+    def cuts(self) -> Cuts:
+        """Day boundaries of its split."""
+        return self.recipe.cuts
+
+    @property
+    def trained_until(self) -> datetime:
+        """See `Split`."""
+        return midnight(self.recipe.cuts.train_end)
 
     def booster(self) -> Any:
         """The model, loaded from its canonical text."""
@@ -164,22 +144,10 @@ def split_rows(rows: pa.Table, use_case: UseCase, *, labels_until: datetime) -> 
     Raises:
         TrainingError: no rows, a key that repeats, a known outcome without a label, or a range that cannot be split.
     """
-    if rows.num_rows == 0:
-        raise TrainingError(f"use case {use_case.name}: the training set has no rows")
-    keys = rows.column(use_case.entity_key)
-    if pc.count_distinct(keys).as_py() != rows.num_rows:
-        raise TrainingError(
-            f"use case {use_case.name}: {use_case.entity_key} repeats; one row per entity is needed"
-        )
+    order = _ordered(rows, use_case.name, use_case.entity_key, use_case.decision_column)
     days = rows.column(use_case.partition_column).combine_chunks()
     span = pc.min_max(days).as_py()
     cuts = split_by_time(span["min"], span["max"], use_case)
-
-    order = np.asarray(
-        pc.sort_indices(
-            rows, sort_keys=[(use_case.decision_column, "ascending"), (use_case.entity_key, "ascending")]
-        )
-    ).astype(np.int64)
     known_at = rows.column(use_case.outcome_known_column)
     unlabelled = pc.and_(pc.is_valid(known_at), pc.is_null(rows.column(use_case.label)))
     if pc.any(unlabelled).as_py():
@@ -193,137 +161,141 @@ def split_rows(rows: pa.Table, use_case: UseCase, *, labels_until: datetime) -> 
     dropped: dict[str, int] = {}
     for part, start, end in zip(PARTS, starts, ends, strict=True):
         cut = min(midnight(end), labels_until) if part != "test" else labels_until
-        inside = _mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
-        known = _mask(pc.fill_null(pc.less(known_at, pa.scalar(cut, known_at.type)), False))
-        chosen[part] = order[(inside & known)[order]]
-        dropped[part] = int((inside & ~known).sum())
+        chosen[part], dropped[part] = _known_before(order, days, known_at, start, end, cut)
     if not len(chosen["train"]):
         raise TrainingError(
             f"use case {use_case.name}: no outcome was known before {midnight(cuts.train_end).isoformat()}"
         )
-    return Split(cuts=cuts, trained_until=midnight(cuts.train_end), rows=chosen, dropped=dropped)
+    return Split(
+        cuts=cuts,
+        trained_until=midnight(cuts.train_end),
+        rows=chosen,
+        dropped=dropped,
+        labels_until=labels_until,
+    )
 
 
 def lightgbm_parameters(
     use_case: UseCase, *, rows: int, threads: int, seed: int | None = None
 ) -> dict[str, Any]:
-    """The full parameter set of a fit: recorded, and nothing is left to a default that differs between machines.
-
-    Args:
-        rows: training rows; bins are built from all of them, so that they do not depend on a sample.
-        threads: number of threads, a constant of the settings, never the machine's core count.
-        seed: another seed than the use case's.
-    """
-    if threads < 1:
-        raise TrainingError(
-            "the number of threads is part of what is recorded: give 1 or more, not a default"
-        )
-    learning = use_case.learning
-    return {
-        "objective": "binary",
-        "learning_rate": learning.learning_rate,
-        "num_leaves": learning.num_leaves,
-        "lambda_l2": learning.lambda_l2,
-        "min_child_samples": learning.min_child_samples,
-        "feature_fraction": learning.feature_fraction,
-        "seed": use_case.seed if seed is None else seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": threads,
-        "feature_pre_filter": False,
-        "bin_construct_sample_cnt": max(rows, MIN_BIN_SAMPLE),
-        "verbosity": -1,
-    }
+    """The parameters of a fit of this use case; see `contrail.recipe.lightgbm_parameters`."""
+    return recipes.lightgbm_parameters(
+        use_case.learning, seed=use_case.seed if seed is None else seed, rows=rows, threads=threads
+    )
 
 
 def fit(
     rows: pa.Table, split: Split, use_case: UseCase, *, threads: int, seed: int | None = None
 ) -> TrainedModel:
-    """Learn a model from the training part.
+    """Learn a model from the training part, as the use case declares it now.
 
     Args:
         rows: the table that `split` was made of.
         split: from `split_rows`.
-        threads: see `lightgbm_parameters`.
+        threads: see `Recipe.of`.
         seed: another seed than the use case's.
 
     Raises:
         TrainingError: the training labels are all equal.
         EncodingError: a feature is missing or has another type than declared.
     """
+    recipe = Recipe.of(use_case, split.cuts, split.labels_until, threads=threads, seed=seed)
+    return _learn(rows, split.rows["train"], recipe, split.dropped["train"])
+
+
+def refit(rows: pa.Table, recipe: Recipe) -> TrainedModel:
+    """Learn a model again, by its recorded recipe: the same rows give the same bytes, whatever is declared by now.
+
+    Args:
+        rows: the training set at the version that the model was learnt from, in any order.
+
+    Raises:
+        TrainingError: as `split_rows` and `fit`.
+        EncodingError: as `fit`.
+    """
+    order = _ordered(rows, recipe.use_case, recipe.entity_key, recipe.decision_column)
+    chosen, dropped = _known_before(
+        order,
+        rows.column(recipe.partition_column).combine_chunks(),
+        rows.column(recipe.outcome_known_column),
+        recipe.cuts.first,
+        recipe.cuts.train_end,
+        recipe.labels_cut,
+    )
+    return _learn(rows, chosen, recipe, dropped)
+
+
+def grow(matrix: Floats, labels: Booleans, recipe: Recipe) -> Any:
+    """The fit alone: LightGBM's trees of a matrix.
+
+    Args:
+        matrix: shape (rows, features), in the recipe's order of features; texts are codes, missing is NaN.
+        labels: of the rows.
+
+    Returns:
+        The booster.
+    """
     import lightgbm
 
-    chosen = split.rows["train"]
-    columns = [use_case.label, *use_case.naive_group_columns, *use_case.categorical]
-    small = rows.select(list(dict.fromkeys(columns))).take(pa.array(chosen))
-    labels: Booleans = booleans(small, use_case.label)
-    if labels.all() or not labels.any():
-        raise TrainingError(
-            f"use case {use_case.name}: all {len(labels)} training labels are {bool(labels[0])}"
-        )
-    encoding = Encoding.learn(small, use_case.features, use_case.categorical)
-    naive = NaiveReference.learn(small, use_case.naive_group_columns, labels)
-    matrix = encoding.matrix(rows, chosen)
-    profile = Profile.of(matrix, encoding)
-    parameters = lightgbm_parameters(use_case, rows=len(chosen), threads=threads, seed=seed)
+    parameters = recipe.parameters(len(labels))
     data = lightgbm.Dataset(
         matrix,
         label=labels.astype(np.float64),
-        feature_name=list(encoding.features),
-        categorical_feature=[encoding.features.index(name) for name in use_case.categorical],
+        feature_name=list(recipe.features),
+        categorical_feature=[recipe.features.index(name) for name in recipe.categorical],
         params=parameters,
     )
-    fitted: Any = lightgbm.train(parameters, data, num_boost_round=use_case.learning.rounds)
+    return lightgbm.train(parameters, data, num_boost_round=recipe.learning.rounds)
+
+
+def _learn(rows: pa.Table, chosen: Integers, recipe: Recipe, dropped: int) -> TrainedModel:
+    parameters = recipe.parameters(len(chosen))
+    columns = [recipe.label, *recipe.naive_group_columns, *recipe.categorical]
+    small = rows.select(list(dict.fromkeys(columns))).take(pa.array(chosen))
+    labels: Booleans = booleans(small, recipe.label)
+    if labels.all() or not labels.any():
+        raise TrainingError(
+            f"use case {recipe.use_case}: all {len(labels)} training labels are {bool(labels.any())}"
+        )
+    encoding = Encoding.learn(small, recipe.features, recipe.categorical)
+    naive = NaiveReference.learn(small, recipe.naive_group_columns, labels)
+    matrix = encoding.matrix(rows, chosen)
+    profile = Profile.of(matrix, encoding)
+    fitted = grow(matrix, labels, recipe)
     text = canonical(fitted.model_to_string())
     gain: Floats = np.asarray(fitted.feature_importance(importance_type="gain"), dtype=np.float64)
     total = float(gain.sum()) or 1.0
     return TrainedModel(
-        use_case=use_case.name,
+        recipe=recipe,
         text=text,
         sha256=text_sha256(text),
         encoding=encoding,
-        parameters=parameters | {"rounds": use_case.learning.rounds},
-        cuts=split.cuts,
-        trained_until=split.trained_until,
+        parameters=parameters | {"rounds": recipe.learning.rounds},
         train_rows=len(chosen),
-        dropped_rows=split.dropped["train"],
+        dropped_rows=dropped,
         profile=profile,
         naive=naive,
         gains={name: float(value) / total for name, value in zip(encoding.features, gain, strict=True)},
     )
 
 
-def canonical(text: str) -> str:
-    """A model text with the run-time parameters at fixed values: equal for any number of threads and memory layout.
-
-    The result loads and predicts like the original, and saving what was loaded gives it back.
-
-    Raises:
-        TrainingError: the text is no LightGBM model.
-    """
-    head, opened, rest = text.partition("\nparameters:\n")
-    parameters, closed, ending = rest.partition("\nend of parameters")
-    if not opened or not closed:
-        raise TrainingError("this is no LightGBM model text: it has no parameters section")
-    fixed = _PARAMETER.sub(lambda m: f"[{m[1]}: {RUN_TIME.get(m[1], m[2])}]", parameters)
-    return f"{head}{opened}{fixed}{closed}{ending}"
+def _ordered(rows: pa.Table, use_case: str, entity_key: str, decision_column: str) -> Integers:
+    """All row numbers in the order of (decision time, entity key), which no two rows share."""
+    if rows.num_rows == 0:
+        raise TrainingError(f"use case {use_case}: the training set has no rows")
+    if pc.count_distinct(rows.column(entity_key)).as_py() != rows.num_rows:
+        raise TrainingError(f"use case {use_case}: {entity_key} repeats; one row per entity is needed")
+    keys = [(decision_column, "ascending"), (entity_key, "ascending")]
+    return np.asarray(pc.sort_indices(rows, sort_keys=keys)).astype(np.int64)
 
 
-def text_sha256(text: str) -> str:
-    """The sha256 of a model text, as it lies on disk (UTF-8)."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def booster_from_text(text: str) -> Any:
-    """Load a model from its text."""
-    import lightgbm
-
-    return lightgbm.Booster(model_str=text)
-
-
-def midnight(day: date) -> datetime:
-    """The first instant of a day, UTC."""
-    return datetime.combine(day, time(), tzinfo=UTC)
+def _known_before(
+    order: Integers, days: Any, known_at: Any, start: date, end: date, cut: datetime
+) -> tuple[Integers, int]:
+    """The rows of [start, end) whose outcome was known before the cut, in order, and how many others there are."""
+    inside = _mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+    known = _mask(pc.fill_null(pc.less(known_at, pa.scalar(cut, known_at.type)), False))
+    return order[(inside & known)[order]], int((inside & ~known).sum())
 
 
 def _mask(values: Any) -> Booleans:
