@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
-from contrail import criteria as promotion_criteria
 from contrail import evaluation, plots
 from contrail.evaluation import EvaluationError, GroupMetrics, NaiveReference
 from contrail.use_case import Criteria
@@ -122,26 +121,42 @@ def test_tables_and_flat_metrics_hold_the_same_numbers():
     assert evaluation.flat_metrics([nothing]) == {"test_rows": 0.0}
 
 
-def test_every_criterion_can_fail():
-    labels = DRAW.random(2_000) < 0.3
-    good = np.where(labels, 0.55, 0.2)
-    flat = np.full(2_000, 0.3)
+def test_intervals_are_those_of_the_days_drawn_and_hold_the_metric():
+    rows, scores = scored_rows()
+    naive = NaiveReference.learn(rows, USE_CASE.naive_group_columns, np.array(rows.column("is_broken")))
+    found = evaluation.evaluate(rows, scores, naive, USE_CASE, part="test")
+    assert set(found[0].intervals) == set(evaluation.INTERVALS)
+    assert all(set(item.intervals) == set(evaluation.GROUP_INTERVALS) for item in found[1:])
+    for item in found:
+        for name, (low, high) in item.intervals.items():
+            assert low < high
+            if name != "ece":  # resampling only ever adds to it
+                assert low < getattr(item.model, name) < high
+    labels, days = np.array(rows.column("is_broken")), rows.column("made_on").to_numpy()
+    wide = evaluation.intervals(labels, scores, days, 0.99, whole=False)
+    assert wide["auc"][0] < found[0].intervals["auc"][0]
+    one_day = evaluation.evaluate(rows.slice(0, 40), scores[:40], naive, USE_CASE, part="test")[0]
+    assert evaluation.evaluation_table([one_day]).to_pylist()[0]["auc_low"] is None
+    again = evaluation.evaluate(rows, scores, naive, USE_CASE, part="test")
+    assert [item.intervals for item in again] == [item.intervals for item in found]
 
-    def item(kind: str, scores: np.ndarray) -> GroupMetrics:
-        return GroupMetrics(
-            "test", kind, "all", evaluation.metrics(labels, scores), evaluation.metrics(labels, flat)
-        )
 
-    def failed(found: list[GroupMetrics], criteria: Criteria) -> set[str]:
-        return {v.criterion for v in promotion_criteria.judge(found, replace(USE_CASE, criteria=criteria)) if not v.met}
-
-    assert failed([item("all", good), item("maker", good)], Criteria()) == set()
-    assert failed([item("all", flat)], Criteria()) == {"min_log_loss_gain", "min_auc_gain"}
-    assert failed([item("all", good)], Criteria(max_auc=0.9)) == {"max_auc"}
-    assert failed([item("all", good + 0.2)], Criteria()) == {"max_bias"}
-    assert failed([item("all", good), item("maker", good + 0.2)], Criteria()) == {"max_slice_bias"}
-    with pytest.raises(EvaluationError, match="test part"):
-        promotion_criteria.judge([replace(item("all", good), part="validate")], USE_CASE)
+def test_the_logistic_reference_stands_beside_the_naive_one():
+    rows, scores = scored_rows()
+    labels = np.array(rows.column("is_broken"))
+    naive = NaiveReference.learn(rows, USE_CASE.naive_group_columns, labels)
+    logistic = np.where(labels, 0.6, 0.3)
+    found = evaluation.evaluate(rows, scores, naive, USE_CASE, part="test", logistic=logistic)
+    assert found[0].references == {"naive": found[0].naive, "logistic": evaluation.metrics(labels, logistic)}
+    row = evaluation.evaluation_table(found).to_pylist()[0]
+    assert row["logistic_auc"] == 1.0
+    assert row["logistic_log_loss"] == pytest.approx(sk.log_loss(labels, logistic))
+    flat = evaluation.flat_metrics(found)
+    assert flat["test_logistic_auc"] == flat["test_month_2024_01_logistic_auc"] == 1.0
+    assert flat["test_brier_low"] < flat["test_brier"] < flat["test_brier_high"]
+    without = evaluation.evaluate(rows, scores, naive, USE_CASE, part="test")
+    assert evaluation.evaluation_table(without).to_pylist()[0]["logistic_auc"] is None
+    assert set(without[0].references) == {"naive"}
 
 
 # --- plots --------------------------------------------------------------------------------------------------
