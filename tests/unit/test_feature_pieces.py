@@ -1,0 +1,78 @@
+"""What a model's features are made by: each use case names its own pieces, and a change is named by its piece."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from contrail.feature_code import differences
+from contrail.use_case import UseCase
+from feature_repo import feature_pieces
+from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_DAY_AHEAD, USE_CASES
+from features.tables import FEATURE_TABLES, FeatureTable
+
+
+def pieces(use_case: UseCase = LATE_FLIGHT_2H) -> dict[str, str]:
+    """As they are now, whatever was said before."""
+    return dict(feature_pieces.pieces.__wrapped__(use_case.features, use_case.spine_sql))
+
+
+def test_every_use_case_names_what_its_features_are_made_by() -> None:
+    for use_case in USE_CASES.values():
+        assert dict(use_case.feature_code()) == pieces(use_case)
+    assert set(pieces()) == {
+        *(f"feature/{name}" for name in FEATURE_TABLES), "request/schedule", "request/aircraft", "priors", "spine",
+    }  # fmt: skip
+    ahead = pieces(LATE_FLIGHT_DAY_AHEAD)
+    not_used = {
+        "feature/station_weather",
+        "feature/aircraft_leg",
+        "feature/carrier_origin_history",
+        "request/aircraft",
+    }
+    assert set(ahead) == set(pieces()) - not_used
+    assert ahead["spine"] != pieces()["spine"]
+    assert ahead["request/schedule"] == pieces()["request/schedule"]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [
+        ({"description": "Other words.", "owner": "team:others", "deprecated": "old"}, False),
+        ({"max_age": timedelta(hours=1)}, True),
+        ({"keys": ("origin", "dest")}, True),
+        ({"build": FEATURE_TABLES["dest_state"].build}, True),
+    ],
+)
+def test_a_changed_table_is_named_and_its_description_is_no_change(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, object], is_another: bool
+) -> None:
+    before = pieces()
+    changed: FeatureTable = replace(FEATURE_TABLES["origin_state"], **change)  # type: ignore[arg-type]
+    monkeypatch.setattr(feature_pieces, "FEATURE_TABLES", {**FEATURE_TABLES, "origin_state": changed})
+    found = differences(before, pieces())
+    assert [words.split()[0] for words in found] == ["feature/origin_state"] * is_another
+
+
+def test_a_prior_counts_where_the_feature_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = FEATURE_TABLES["carrier_state"]
+    used_by_one = "carrier_departures_waiting"
+    columns = tuple(replace(c, prior=1) if c.name == used_by_one else c for c in table.columns)
+    before = {name: pieces(use_case) for name, use_case in USE_CASES.items()}
+    monkeypatch.setattr(
+        feature_pieces, "FEATURE_TABLES", {**FEATURE_TABLES, "carrier_state": replace(table, columns=columns)}
+    )
+    (words,) = differences(before[LATE_FLIGHT_2H.name], pieces())
+    assert words.startswith("feature/carrier_state is ")
+    assert differences(before[LATE_FLIGHT_DAY_AHEAD.name], pieces(LATE_FLIGHT_DAY_AHEAD)) == ()
+
+
+def test_the_query_of_the_rows_counts_and_its_layout_does_not() -> None:
+    spine = LATE_FLIGHT_2H.spine_sql
+    other = replace(LATE_FLIGHT_2H, spine_sql=spine.replace("INTERVAL 2 HOUR", "INTERVAL 3 HOUR"))
+    (words,) = differences(pieces(), pieces(other))
+    assert words.startswith("spine is ")
+    wider = replace(LATE_FLIGHT_2H, spine_sql=f"-- a remark\n{spine.replace('SELECT', 'SELECT  ')}")
+    assert differences(pieces(), pieces(wider)) == ()
