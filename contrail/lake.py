@@ -185,6 +185,8 @@ class Lake:
                 mode="ignore",
                 partition_by=list(partition_by),
                 configuration=configuration,
+                # Else a second creation at the same time becomes a second commit.
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
         except DeltaError:
             if not self.exists(table):  # else somebody created it meanwhile

@@ -8,14 +8,17 @@ import os
 import signal
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from contrail import duck
-from contrail.lake import Commit, Lake, LakeError, Written
+from contrail import lake as lake_module
+from contrail.lake import Commit, Lake, LakeError, StaleSnapshotError, Written
 
 TABLE = "raw/things"
 SCHEMA = pa.schema([("day", pa.date32()), ("key", pa.string()), ("x", pa.float64())])
@@ -308,3 +311,57 @@ def test_written_at_is_the_wall_clock(lake: Lake) -> None:
         found = con.execute(f"SELECT max(_written_at) FROM {lake.scan(TABLE)}").fetchone()
     assert found is not None
     assert abs((datetime.now(UTC) - found[0]).total_seconds()) < 60
+
+
+# --- compare and swap -------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_added_to_the_version_that_was_read_or_not_at_all(lake: Lake) -> None:
+    assert lake.append_at(TABLE, rows((1, "a", 1.0)), commit(), version=0) == 1
+    with pytest.raises(StaleSnapshotError, match=f"{TABLE} has changed since version 0; read it again"):
+        lake.append_at(TABLE, rows((1, "b", 2.0)), commit(), version=0)
+    assert read(lake) == [(date(2020, 1, 1), "a", 1.0)]
+    assert lake.append_at(TABLE, rows((1, "b", 2.0)), commit("run-2"), version=1) == 2
+    assert lake.commits(TABLE)[2].run_id == "run-2"
+
+
+def test_a_commit_between_look_and_write_is_noticed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = lake_module.write_deltalake
+
+    def too_late(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(lake_module, "write_deltalake", written)
+        lake.append(TABLE, rows((2, "first", 1.0)), commit())
+        written(*arguments, **options)
+
+    monkeypatch.setattr(lake_module, "write_deltalake", too_late)
+    with pytest.raises(StaleSnapshotError, match="has changed since version 0"):
+        lake.append_at(TABLE, rows((1, "second", 2.0)), commit(), version=0)
+    assert read(lake) == [(date(2020, 1, 2), "first", 1.0)]
+
+
+def test_an_append_only_table_keeps_its_rows(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.create("trail/kept", SCHEMA, append_only=True)
+    lake.append("trail/kept", rows((1, "a", 1.0)), commit())
+    with pytest.raises(CommitFailedError, match="append-only"):
+        lake.replace_partitions("trail/kept", rows(), commit("r2"), where="true")
+    assert read(lake, "trail/kept") == [(date(2020, 1, 1), "a", 1.0)]
+
+
+def test_a_small_table_is_read_with_its_version_and_without_a_session(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "a folder ä")
+    lake.create("trail/small", SCHEMA)
+    version, table = lake.rows("trail/small")
+    assert (version, table.num_rows) == (0, 0)
+    lake.append("trail/small", rows((1, "a", 1.0)), commit())
+    lake.append("trail/small", rows((2, "b", None)), commit("r2"))
+    version, table = lake.rows("trail/small")
+    assert version == 2
+    assert table.column_names == [*SCHEMA.names, "_written_at", "_run_id"]
+    found = sorted(table.select(SCHEMA.names).to_pylist(), key=lambda row: row["key"])
+    assert [tuple(row.values()) for row in found] == read(lake, "trail/small")
+
+
+def test_a_table_in_partitions_is_not_read_file_by_file(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=f"{TABLE} cannot be read file by file: scan it"):
+        lake.rows(TABLE)
