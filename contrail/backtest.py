@@ -77,6 +77,7 @@ def backtest(
             trained_until=begins,
             rows={"train": earlier},
             dropped={"train": int(_mask(pc.less(days, start)).sum()) - len(earlier)},
+            labels_until=labels_until,
         )
         model = training.fit(rows, split, use_case, threads=threads)
         month = rows.take(pa.array(tested))

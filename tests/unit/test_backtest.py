@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_a_fit_by_hand():
     begins = datetime(2024, 5, 1, tzinfo=UTC)
     known = ROWS.column("outcome_known_at").to_pylist()
     earlier = np.array([i for i in range(ROWS.num_rows) if known[i] < begins])
-    split = Split(Cuts(date(2024, 1, 1), may, may, may), begins, {"train": earlier}, {"train": 0})
+    split = Split(Cuts(date(2024, 1, 1), may, may, may), begins, {"train": earlier}, {"train": 0}, END)
     model = training.fit(ROWS, split, FAST, threads=1)
     month = ROWS.slice(121 * 40)
     labels = np.array(month.column("is_broken"))
