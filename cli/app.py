@@ -236,6 +236,22 @@ def tune(
     command.main(use_case, trials=trials, seconds=seconds, evidence=evidence, as_json=json)
 
 
+@app.command("reproduce-model")
+def reproduce_model(
+    version: Annotated[int, typer.Argument(min=1, help="The model's version; see `contrail models`.")],
+    use_case: UseCaseName = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Another number of threads than recorded; must not matter."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Learn a model again from the recorded training set and compare the bytes. Ends with 1 where they differ."""
+    from cli import reproduce_model as command
+
+    raise typer.Exit(command.main(version, use_case=use_case, threads=threads, as_json=json))
+
+
 def main() -> None:
     """Entry point: known errors become one line and an exit code; anything else is a defect and shows its traceback."""
     try:

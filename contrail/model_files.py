@@ -156,7 +156,7 @@ def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: P
         contents = _contents(model)
         for name, content in contents.items():
             write_durably(building / name, content)
-        write_durably(building / MANIFEST, _sealed(_manifest(model, use_case, lineage, _hashes(contents))))
+        write_durably(building / MANIFEST, sealed(_manifest(model, use_case, lineage, _hashes(contents))))
         building.chmod(0o755)
         building.rename(target)
     except OSError:
@@ -238,6 +238,11 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         raise ModelFilesError(str(error)) from error
 
 
+def text_of(lake_root: Path, sha256: str) -> str:
+    """The text of a stored model; `load` checks it."""
+    return _read(folder(lake_root, sha256) / MODEL).decode()
+
+
 def read_manifest(lake_root: Path, sha256: str) -> dict[str, Any]:
     """The manifest alone, checked against its own sha256.
 
@@ -259,8 +264,8 @@ def read_manifest(lake_root: Path, sha256: str) -> dict[str, Any]:
     found = hashlib.sha256(_json(manifest)).hexdigest()
     if found != recorded:
         raise ModelFilesError(f"{path} was altered: its content's sha256 is {found}, recorded is {recorded}")
-    if content != _sealed(manifest):  # a space more, say: the same content, not the same bytes
-        whole = hashlib.sha256(_sealed(manifest)).hexdigest()
+    if content != sealed(manifest):  # a space more, say: the same content, not the same bytes
+        whole = hashlib.sha256(sealed(manifest)).hexdigest()
         raise ModelFilesError(
             f"{path} was altered: its sha256 is {hashlib.sha256(content).hexdigest()}, recorded is {whole}"
         )
@@ -335,7 +340,8 @@ def _manifest(
     }
 
 
-def _sealed(body: Mapping[str, Any]) -> bytes:
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest: the content with its own sha256."""
     return _json({**body, "manifest_sha256": hashlib.sha256(_json(body)).hexdigest()})
 
 
@@ -348,7 +354,7 @@ def _renew(
         return
     with tempfile.NamedTemporaryFile(dir=target, prefix=f".{MANIFEST}-", delete=False) as out:
         newer = Path(out.name)
-    write_durably(newer, _sealed(body))
+    write_durably(newer, sealed(body))
     newer.chmod(0o644)
     newer.replace(target / MANIFEST)
 

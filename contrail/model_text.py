@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import zip_longest
 from typing import Any
 
 from contrail.recipe import TrainingError
@@ -23,6 +24,9 @@ RUN_TIME = {
     "machine_list_filename": "",
     "saved_feature_importance_type": "0",
 }
+SHOWN_CHARACTERS = 80
+_PARTS = {"end of trees": "the importances", "parameters:": "the parameters"}
+_OTHER = "-1"  # LightGBM's own code of whatever it has no bin for
 _PARAMETER = re.compile(r"^\[(\w+): (.*)\]$", re.MULTILINE)
 
 
@@ -74,10 +78,28 @@ def feature_infos(model_text: str) -> dict[str, str]:
     return {name: _info_in_words(info) for name, info in zip(names, infos, strict=True)}
 
 
+def first_difference(one: str, other: str) -> str:
+    """Where two model texts part, in words: the tree or part, and both lines, cut; empty where they are equal."""
+    part = "the header"
+    for mine, theirs in zip_longest(one.splitlines(), other.splitlines(), fillvalue="(nothing)"):
+        if mine != theirs:
+            return f"in {part}: {_cut(mine)} recorded, {_cut(theirs)} now"
+        if mine.startswith("Tree="):
+            part = f"tree {mine.removeprefix('Tree=')}"
+        elif mine in _PARTS:
+            part = _PARTS[mine]
+    return ""
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
+
+
 def _info_in_words(info: str) -> str:
     if info == "none":
-        return "nothing: one value only"
+        return "nothing"
     if info.startswith("["):
         low, _, high = info.strip("[]").partition(":")
         return f"least value {low}, greatest value {high}"
-    return f"{len(info.split(':'))} integer codes, in order of their frequency"
+    codes = [code for code in info.split(":") if code != _OTHER]
+    return f"{len(codes)} integer codes, in order of their frequency"

@@ -109,6 +109,20 @@ class Recipe:
         """A training row's outcome was known before this."""
         return min(midnight(self.cuts.train_end), self.labels_until)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a training set that it reads, each once."""
+        named = (
+            self.entity_key,
+            self.partition_column,
+            self.decision_column,
+            self.outcome_known_column,
+            self.label,
+            *self.naive_group_columns,
+            *self.features,
+        )
+        return tuple(dict.fromkeys(named))
+
     def parameters(self, rows: int) -> dict[str, Any]:
         """LightGBM's parameters for so many training rows; see `lightgbm_parameters`."""
         return lightgbm_parameters(self.learning, seed=self.seed, rows=rows, threads=self.threads)

@@ -8,7 +8,6 @@ recorded.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from contrail import duck, landing
+from contrail import duck, landing, model_files
 from contrail.lake import CommitRecord, Lake
+from contrail.model_files import ModelFilesError
 from contrail.use_case import UseCase
 
 FILE = "sha256:"
@@ -135,13 +135,13 @@ def _written_by(lake: Lake, table: str, row: Mapping[str, Any], use_case: UseCas
 
 
 def _model(lake: Lake, sha256: str) -> tuple[dict[str, Any], str]:
-    path = lake.root / "models" / sha256 / "manifest.json"
-    if not path.is_file():
-        raise TrailError(f"the model {sha256} has no bytes in the lake ({path})")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = model_files.read_manifest(lake.root, sha256)
+    except ModelFilesError as error:
+        raise TrailError(f"the trail ends at model {sha256}: {error}") from error
     training_set = manifest.get("training_set")
     if not isinstance(training_set, str):
-        raise TrailError(f"{path} does not name the training set of the model")
+        raise TrailError(f"model {sha256} does not name the training set that it was learnt from")
     return manifest, training_set
 
 

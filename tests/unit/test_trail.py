@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from contrail import landing
+from contrail import landing, model_files
 from contrail.lake import Commit, Lake
 from contrail.trail import Trace, TrailError, describe, trace
 from tests.support.small_model import USE_CASE
@@ -82,7 +81,7 @@ class World:
     def model(self, manifest: dict[str, object]) -> None:
         path = self.lake.root / "models" / MODEL / "manifest.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(manifest))
+        path.write_bytes(model_files.sealed({"format": model_files.FORMAT, **manifest}))
 
     def predict(self, number: int, day: str, run: str, *inputs: str) -> None:
         self.write(
@@ -190,7 +189,14 @@ def test_before_anything_was_scored(tmp_path):
 
 def test_a_model_without_bytes_ends_the_trail(world):
     (world.lake.root / "models" / MODEL / "manifest.json").unlink()
-    with pytest.raises(TrailError, match=f"the model {MODEL} has no bytes in the lake"):
+    with pytest.raises(TrailError, match=rf"ends at model {MODEL}: there is no .*manifest\.json; restore"):
+        world.trace()
+
+
+def test_an_altered_manifest_ends_the_trail(world):
+    path = world.lake.root / "models" / MODEL / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"training_set@v1", b"training_set@v2"))
+    with pytest.raises(TrailError, match=r"manifest\.json was altered"):
         world.trace()
 
 
