@@ -295,9 +295,9 @@ def _doubt(use_case: UseCase, lake: Lake, sha256: str, evaluation_id: str, crite
 
 def _artifact_doubt(use_case: UseCase, lake: Lake, sha256: str) -> str:
     try:
-        model_files.load(lake.root, sha256)
+        model_files.load(lake.root, sha256, feature_code=use_case.feature_code())
     except ModelFilesError as error:
-        return f"its model is not the one that was registered: {error}"
+        return f"its model does not load: {error}"
     return ""
 
 

@@ -274,7 +274,7 @@ def test_one_byte_of_the_model_was_altered(lake: Lake) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    refused_as_void(lake, asked, r"its model is not the one that was registered: .*model\.lgb was altered")
+    refused_as_void(lake, asked, r"its model does not load: .*model\.lgb was altered")
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert approve(lake, asked).event == "promoted", (
@@ -290,9 +290,22 @@ def test_another_model_in_the_place_of_the_approved_one(lake: Lake) -> None:
     theirs = model_files.folder(lake.root, model(3).sha256)
     for path in theirs.glob("*.*"):
         (model_files.folder(lake.root, model(2).sha256) / path.name).write_bytes(path.read_bytes())
-    refused_as_void(
-        lake, asked, "its model is not the one that was registered: .*holds another model", use_case
-    )
+    refused_as_void(lake, asked, "its model does not load: .*holds another model", use_case)
+
+
+def test_the_features_mean_something_else_now(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    then = replace(USE_CASE, feature_code=lambda: {"wall_mm": "1" * 64, "colour": "2" * 64})
+    now = replace(USE_CASE, feature_code=lambda: {"wall_mm": "3" * 64, "colour": "2" * 64})
+    register(lake, 1, use_case=then)
+    register(lake, 2, use_case=then)
+    asked = ask(lake, 2, use_case=then)
+    refused_as_void(lake, asked, "its model does not load: .*wall_mm", now)
+    assert approve(lake, asked, use_case=then).event == "promoted"
+    with pytest.raises(
+        Refused, match="^broken_jar cannot go back to version 1: its model does not load: .*wall_mm"
+    ):
+        promotions.rollback(now, lake, by="Ada", reason="errors", now=NOW, commit=COMMIT)
 
 
 def test_the_evidence_was_altered_or_is_gone(lake: Lake) -> None:
