@@ -81,7 +81,7 @@ def aliases_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg
 
 
 def abandoned_tick(settings: Settings, instance: dg.DagsterInstance) -> dg.SkipReason:
-    """Close what was left RUNNING for over an hour, by the wall clock, by runs that have ended or are unknown here."""
+    """Close what was left RUNNING for over an hour (by the wall clock) by a Dagster run that has ended or is unknown."""
     close_abandoned(settings, instance)
 
     def is_under_way(run_id: str) -> bool:
@@ -90,7 +90,9 @@ def abandoned_tick(settings: Settings, instance: dg.DagsterInstance) -> dg.SkipR
 
     tracking = TrackingResource.from_settings(settings)
     try:
-        swept = _ask(lambda: tracking.sweep(LEFT_RUNNING, utc_now(), is_under_way=is_under_way))
+        swept = _ask(
+            lambda: tracking.sweep(LEFT_RUNNING, utc_now(), experiments=USE_CASES, is_under_way=is_under_way)
+        )
     except TrackingError as error:
         return dg.SkipReason(f"{error}; asking again next tick")
     if not swept:

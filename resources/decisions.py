@@ -7,27 +7,23 @@ The decision stands in the lake before anything here is called. Whatever cannot 
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster import DagsterError
-from sqlalchemy.exc import SQLAlchemyError
 
 from contrail import decisions
 from contrail.decisions import Anchor, Decision, DecisionError
 from contrail.lake import Lake
 from contrail.settings import Settings
-from resources.mlflow_client import ASKING_SECONDS, TrackingError, first_line, within
+from resources.mlflow_client import ASKING_SECONDS, first_line, within
 from resources.tracking import TrackingResource
 
 LOGGER = logging.getLogger(__name__)
 ASSET = dg.AssetKey(decisions.TABLE.split("/"))
 DAGSTER, MLFLOW = "Dagster's event log", "MLflow's registered model"
 PAGE = 500
-UNREACHABLE = (DagsterError, SQLAlchemyError, sqlite3.Error, OSError, TrackingError)
 
 
 @dataclass(frozen=True)
@@ -147,8 +143,11 @@ def _reported(settings: Settings) -> list[str]:
 
 
 def _try(otherwise: str, do: Callable[[], list[str]]) -> list[str]:
-    """What `do` says, or the sentence where one of the places cannot be reached."""
+    """What `do` says, or a sentence with whatever it raises."""
     try:
         return do()
-    except UNREACHABLE as error:
+    except (
+        Exception
+    ) as error:  # a decision stands whatever fails after it; the audit says what it could not ask
+        LOGGER.debug("%s", otherwise, exc_info=error)
         return [f"{otherwise}: {first_line(error)}"]

@@ -45,7 +45,11 @@ def log_model(
         outputs=Schema([ColSpec("double")]),
     )
     named = client.create_logged_model(
-        experiment_id, use_case.name, source_run_id=run_id, tags={TAG_SHA256: model.sha256}
+        experiment_id,
+        use_case.name,
+        source_run_id=run_id,
+        tags={TAG_SHA256: model.sha256},
+        params=client.get_run(run_id).data.params,
     )
     Model.log(
         artifact_path=None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -42,7 +42,6 @@ LOGGER = logging.getLogger(__name__)
 FAILED_REASON_CHARACTERS = 4000  # a longer tag is cut by the server without a word
 LOCAL_UI = "http://127.0.0.1:5000"
 DAGSTER_RUN = "dagster.run_id"
-TAG_USE_CASE = "contrail.use_case"
 TAG_FAILURE = "contrail.failure"
 TAG_EVALUATION = "contrail.evaluation_id"
 TAG_ANCHOR = "contrail.decision_anchor"
@@ -128,7 +127,7 @@ class TrackingResource:
         facts = {
             "data.training_set": training_set,
             "data.training_set_hash": training_set_hash,
-            TAG_USE_CASE: use_case.name,
+            "contrail.use_case": use_case.name,
             "contrail.feature_service": use_case.feature_service,
             "contrail.feature_order_sha256": use_case.feature_order_sha256,
             "contrail.criteria_sha256": use_case.criteria.sha256,
@@ -251,16 +250,20 @@ class TrackingResource:
         return {str(model.name): model.tags[TAG_ANCHOR] for model in found if TAG_ANCHOR in model.tags}
 
     def sweep(
-        self, older_than: timedelta, now: datetime, *, is_under_way: Callable[[str], bool]
+        self,
+        older_than: timedelta,
+        now: datetime,
+        *,
+        experiments: Collection[str],
+        is_under_way: Callable[[str], bool],
     ) -> list[str]:
-        """End as FAILED the trainings that are RUNNING in MLflow although nothing runs any more.
-
-        Only runs that `start` opened, and none whose Dagster run is still under way.
+        """End as FAILED the runs that are RUNNING in MLflow although nothing runs any more.
 
         Args:
             older_than: how long a run must have been RUNNING.
             now: the wall clock, by which MLflow stamps its runs.
-            is_under_way: whether a Dagster run, by its id, has not ended.
+            experiments: the names of ours, which are those of the use cases; other people's are left alone.
+            is_under_way: whether a Dagster run, by its id, has not ended: its MLflow run is left alone too.
 
         Returns:
             The ids of the runs that were ended.
@@ -271,19 +274,18 @@ class TrackingResource:
         before = int((now - older_than).timestamp() * 1000)
         swept: list[str] = []
         with self._asking() as client:
-            experiments = [str(experiment.experiment_id) for experiment in client.search_experiments()]
-            left = client.search_runs(
-                experiments, f"attributes.status = 'RUNNING' and attributes.start_time < {before}"
-            )
-            for run in left:
+            ours = [str(one.experiment_id) for one in client.search_experiments() if one.name in experiments]
+            condition = f"attributes.status = 'RUNNING' and attributes.start_time < {before}"
+            for run in client.search_runs(ours, condition) if ours else []:
                 run_id, dagster_run = str(run.info.run_id), run.data.tags.get(DAGSTER_RUN)
-                if TAG_USE_CASE not in run.data.tags or (dagster_run and is_under_way(dagster_run)):
+                if dagster_run and is_under_way(dagster_run):
                     continue
+                opener = f"the Dagster run {dagster_run}" if dagster_run else "whatever"
                 hours = older_than / timedelta(hours=1)
                 self.fail(
                     run_id,
-                    f"left RUNNING for over {hours:g} h, and the Dagster run {dagster_run or '(none)'} that opened it "
-                    "has ended: its process or this server was gone in the middle of the training",
+                    f"left RUNNING for over {hours:g} h, and {opener} that opened it has ended: its process or this "
+                    "server was gone in the middle of it",
                 )
                 swept.append(run_id)
         return swept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import mlflow.lightgbm
 import numpy as np
@@ -86,19 +86,25 @@ def test_a_server_killed_in_the_middle_fails_the_training_and_leaves_nothing_hal
     # Whoever sweeps closes what nobody can finish any more, and leaves alone what still runs.
     alive = world.start(dagster_run="alive")
     soon = utc_now() + timedelta(hours=1, minutes=1)
-    swept = world.tracking.sweep(timedelta(hours=1), soon, is_under_way=lambda run: run == "alive")
+    swept = sweep(world, soon)
     assert early.run_id in swept
     assert alive.run_id not in swept
     closed = world.client.get_run(early.run_id)
     assert closed.info.status == "FAILED"
     assert "left RUNNING for over 1 h" in closed.data.tags["contrail.failure"]
-    assert world.tracking.sweep(timedelta(hours=1), soon, is_under_way=lambda run: run == "alive") == []
+    assert sweep(world, soon) == []
     assert world.client.get_run(alive.run_id).info.status == "RUNNING"
 
     # Trained again, it is registered as if nothing had been.
     again = world.finish(world.start(), model)
     assert versions(world) == [again.version, *before]
     world.tracking.fail(alive.run_id, "the test is over")
+
+
+def sweep(world: TrackingWorld, now: datetime) -> list[str]:
+    return world.tracking.sweep(
+        timedelta(hours=1), now, experiments=[USE_CASE.name], is_under_way=lambda run: run == "alive"
+    )
 
 
 def failing_seconds(world: TrackingWorld, run, model) -> float:

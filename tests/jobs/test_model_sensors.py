@@ -102,14 +102,16 @@ def dagster_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, **tag
     return instance.add_run(run).run_id
 
 
-def test_what_was_left_running_is_closed_and_what_runs_is_not(world, instance, monkeypatch):
+def test_what_was_left_running_is_closed_and_what_runs_is_not(world, told, instance, monkeypatch):
     dead = world.start(dagster_run=dagster_run(instance, dg.DagsterRunStatus.FAILURE))
     unknown = world.start(dagster_run="of-an-instance-that-is-gone")
     alive = world.start(dagster_run=dagster_run(instance, dg.DagsterRunStatus.STARTED))
     killed = world.start(
         dagster_run=dagster_run(instance, dg.DagsterRunStatus.STARTED, **{PROCESS_TAG: "gone.lock"})
     )
-    somebodys = world.client.create_run(dead.experiment_id).info.run_id  # a notebook's
+    elsewhere = world.client.create_experiment("somebody's own")
+    somebodys = world.client.create_run(elsewhere).info.run_id
+    notebook = world.client.create_run(dead.experiment_id).info.run_id
 
     assert "no training was left running" in words(model_sensors.abandoned_tick(world.settings, instance))
     monkeypatch.setattr(model_sensors, "utc_now", lambda: utc_now() + timedelta(minutes=61))
@@ -123,6 +125,7 @@ def test_what_was_left_running_is_closed_and_what_runs_is_not(world, instance, m
             "alive": alive.run_id,
             "killed": killed.run_id,
             "somebody's": somebodys,
+            "notebook": notebook,
         }.items()
     }
     assert status == {
@@ -131,11 +134,13 @@ def test_what_was_left_running_is_closed_and_what_runs_is_not(world, instance, m
         "alive": "RUNNING",
         "killed": "FAILED",
         "somebody's": "RUNNING",
+        "notebook": "FAILED",
     }
     reason = world.client.get_run(dead.run_id).data.tags["contrail.failure"]
     assert reason.startswith("left RUNNING for over 1 h, and the Dagster run")
-    for name in (dead, unknown, killed):
-        assert name.run_id in tick
+    for run in (dead, unknown, killed):
+        assert run.run_id in tick
+    assert told == []
 
 
 def test_the_definitions_hold_the_jobs_and_the_sensors(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -91,3 +92,22 @@ def test_a_redis_that_is_down_or_no_address(tmp_path: Path) -> None:
     assert (no_address.ok, "CONTRAIL_REDIS_URL must be redis://" in no_address.found) == (False, True)
     assert "CONTRAIL_REDIS_URL" in found.remedy
     assert "s3cret" not in found.found + found.remedy + no_address.found + no_address.remedy
+
+
+def mlflow(settings: Settings) -> Finding:
+    (found,) = [finding for finding in examine(settings) if finding.check == "mlflow"]
+    return found
+
+
+def test_mlflow_is_a_file_or_a_place_that_takes_connections(tmp_path: Path) -> None:
+    assert mlflow(Settings(home=tmp_path)) == Finding("mlflow", True, "SQLite, mlflow.db")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        uri = SecretStr(f"http://me:s3cret@127.0.0.1:{port}")
+        settings = Settings(home=tmp_path, mlflow_uri=uri)
+        assert mlflow(settings) == Finding("mlflow", True, f"http 127.0.0.1:{port} takes connections")
+    found = mlflow(settings)
+    assert not found.ok
+    assert found.found.startswith(f"http 127.0.0.1:{port} cannot be reached: ")
+    assert "CONTRAIL_MLFLOW_URI" in found.remedy
+    assert "s3cret" not in found.found + found.remedy

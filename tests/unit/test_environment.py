@@ -100,3 +100,20 @@ def test_a_shell_makes_the_address_of_a_redis_itself_and_a_file_store_has_none(t
     assert 'export CONTRAIL_FEAST_REDIS="$(' in printed
     assert "cache.example" not in printed + environment.dotenv(with_redis)
     assert "CONTRAIL_FEAST_REDIS" not in environment.shell_exports(Elsewhere(home=tmp_path))
+
+
+def test_another_mlflow_is_named_by_its_variable_never_by_its_address(tmp_path):
+    uri = "postgresql://me:s3cret@db.example/mlflow"  # pragma: allowlist secret
+    database = Elsewhere(home=tmp_path, mlflow_uri=uri)
+    texts = environment.shell_exports(database), environment.dotenv(database)
+    assert "db.example" not in "".join(texts) + str(environment.variables(database))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+        assert name not in environment.variables(database)
+        assert f'export {name}="$CONTRAIL_MLFLOW_URI"\n' in texts[0]
+    (tmp_path / ".env").write_text(texts[1])
+    assert (
+        dotenv_values(tmp_path / ".env", interpolate=False)["MLFLOW_TRACKING_URI"] == "${CONTRAIL_MLFLOW_URI}"
+    )
+    # `mlflow ui` cannot open a server as its store
+    server = environment.shell_exports(Elsewhere(home=tmp_path, mlflow_uri="https://mlflow.example"))
+    assert ("MLFLOW_TRACKING_URI" in server, "MLFLOW_BACKEND_STORE_URI" in server) == (True, False)

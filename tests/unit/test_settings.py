@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -28,6 +29,8 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CONTRAIL_REPLAY_AT", "2013-01-01T00:00", "CONTRAIL_REPLAY_AT has no zone"),
         ("CONTRAIL_THREADS", "none", "CONTRAIL_THREADS: Input should be a valid integer"),
         ("CONTRAIL_ONLINE_STORE", "paper", "CONTRAIL_ONLINE_STORE: Input should be 'sqlite' or 'redis'"),
+        ("CONTRAIL_MLFLOW_URI", "mlruns", "CONTRAIL_MLFLOW_URI must be a server"),
+        ("CONTRAIL_MLFLOW_URI", "sqlite:///relative.db", "CONTRAIL_MLFLOW_URI must be a server"),
         (
             "CONTRAIL_ALERT_URLS",
             "mailto:s3cret",
@@ -56,3 +59,18 @@ def test_the_error_itself_shows_no_other_setting(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValidationError, match="CONTRAIL_REPLAY_AT") as caught:
         Settings()
     assert "s3cret" not in str(caught.value)
+
+
+def test_mlflow_is_a_file_of_the_home_or_what_the_setting_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert Settings(home=tmp_path).mlflow_tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    for uri in (
+        "http://mlflow.example:5000",
+        "postgresql+psycopg://me:s3cret@db.example/mlflow",  # pragma: allowlist secret
+        "sqlite:////var/lib/mlflow.db",
+    ):
+        monkeypatch.setenv("CONTRAIL_MLFLOW_URI", uri)
+        settings = Settings(home=tmp_path)
+        assert settings.mlflow_tracking_uri == uri
+        assert "s3cret" not in repr(settings)
