@@ -329,8 +329,8 @@ def _what_the_file_shows(facts: CardFacts) -> Section:
         (
             Text(
                 "Whoever has the model file sees of each feature the least and the greatest value of the training "
-                "rows, or how many codes a text feature has; and where the trees split. The texts behind the codes are "
-                "in features.json beside it."
+                "rows, of a text feature how many codes there are and which are the frequent ones, and where the trees "
+                "split. The texts behind the codes are in features.json beside it."
             ),
             Table(("feature", "kind", "least", "greatest"), rows, numeric=(2, 3), is_long=True),
         ),

@@ -159,4 +159,5 @@ def shown_of(info: str) -> tuple[str, str, str]:
     if info.startswith("[") and ":" in info:
         least, _, greatest = info[1:-1].partition(":")
         return ("number", least, greatest)
-    return ("text", f"{len(info.split(':'))} codes", NONE)
+    codes = [code for code in info.split(":") if code != "-1"]  # -1: missing
+    return ("text", f"{len(codes)} codes", NONE)
