@@ -21,12 +21,14 @@ class Explanation:
         features: in the model's order.
         values: shape (rows, features), log-odds: what the feature's value added to the row's score.
         inputs: shape (rows, features): the values, texts as codes, missing NaN.
+        texts: those of `features` that are texts.
         base: log-odds of a row of which nothing is known; base + the sum of a row's values is its score.
     """
 
     features: tuple[str, ...]
     values: Floats
     inputs: Floats
+    texts: frozenset[str]
     base: float
 
     @property
@@ -52,7 +54,8 @@ def shap_values(booster: Any, encoding: Encoding, rows: pa.Table, *, limit: int 
     count = min(limit, rows.num_rows)
     chosen = np.linspace(0, max(rows.num_rows - 1, 0), count).astype(np.int64)
     inputs = encoding.matrix(rows, chosen)
+    texts = frozenset(encoding.categories)
     if count == 0:
-        return Explanation(encoding.features, np.zeros((0, len(encoding.features))), inputs, 0.0)
+        return Explanation(encoding.features, np.zeros((0, len(encoding.features))), inputs, texts, base=0.0)
     found: Floats = np.asarray(booster.predict(inputs, pred_contrib=True, num_threads=1), dtype=np.float64)
-    return Explanation(encoding.features, found[:, :-1], inputs, float(found[0, -1]))
+    return Explanation(encoding.features, found[:, :-1], inputs, texts, base=float(found[0, -1]))

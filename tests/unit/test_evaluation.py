@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 from sklearn import metrics as sk
 
-from contrail import evaluation, plots
+from contrail import evaluation
 from contrail.evaluation import EvaluationError, GroupMetrics, NaiveReference
 from contrail.use_case import Criteria
 from tests.support import small_model
@@ -157,46 +155,3 @@ def test_the_logistic_reference_stands_beside_the_naive_one():
     without = evaluation.evaluate(rows, scores, naive, USE_CASE, part="test")
     assert evaluation.evaluation_table(without).to_pylist()[0]["logistic_auc"] is None
     assert set(without[0].references) == {"naive"}
-
-
-# --- plots --------------------------------------------------------------------------------------------------
-
-
-def windows(count: int) -> list[dict[str, object]]:
-    start = date(2024, 1, 1)
-    return [
-        {
-            "window_start": start + timedelta(days=14 * i),
-            "window_end": start + timedelta(days=14 * (i + 1)),
-            "log_loss": 0.4,
-            "naive_log_loss": 0.5,
-            "bias": 0.05 if i % 2 else -0.01,
-            "auc": None if i == 0 else 0.7,
-            "naive_auc": 0.6,
-            "drifted_share": 0.3,
-        }
-        for i in range(count)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("draw", "size"),
-    [
-        (lambda y, p: plots.calibration(y, p, title="t"), (700, 700)),
-        (lambda y, p: plots.ranking(y, p, np.round(p, 1), title="t"), (1200, 560)),
-        (
-            lambda y, p: plots.importance({f"feature_{i}": 1 / (i + 1) for i in range(40)}, title="t"),
-            (900, 800),
-        ),
-        (lambda y, p: plots.monitor(windows(5), title="t", alarm_bias=0.03), (1100, 1000)),
-    ],
-    ids=["calibration", "ranking", "importance", "monitor"],
-)
-def test_plots_are_images_of_the_stated_size_and_the_same_each_time(draw, size):
-    labels, scores = np.arange(500) % 3 == 0, np.linspace(0.01, 0.99, 500)
-    drawn = draw(labels, scores)
-    image = Image.open(io.BytesIO(drawn))
-    image.load()
-    assert (image.format, image.size) == ("PNG", size)
-    assert len(set(image.convert("L").tobytes())) > 20, "an empty canvas has one or two shades"
-    assert draw(labels, scores) == drawn
