@@ -32,4 +32,9 @@ COLUMNS: Mapping[str, tuple[str, str, str | None]] = {
     ),
     "scheduled_departure_hour_local": ("INTEGER", "Scheduled departure, hour of the local day.", "hours"),
     "departure_band": ("VARCHAR", "Part of the local day of the scheduled departure.", None),
+    "dest_traffic": (
+        "VARCHAR",
+        "How many flights are scheduled to the destination on that day: one or two to a small airport.",
+        "flights",
+    ),
 }

@@ -97,6 +97,7 @@ def test_the_spine_has_every_column_that_the_use_case_names():
     assert row["decision_at"] == SCHEDULED - LATE_FLIGHT_2H.horizon
     assert (row["scheduled_departure_hour_local"], row["departure_band"]) == (15, "13-17 h")
     assert row["tail_number"] == "N14228"
+    assert row["dest_traffic"] == "1-2 a day"
     assert (row["is_disrupted"], row["outcome_known_at"]) == (None, None)
 
 
@@ -149,6 +150,25 @@ def test_the_request_is_as_old_as_its_newest_fact() -> None:
     decided = SCHEDULED - LATE_FLIGHT_HORIZON
     (row,) = spine({"tail_number": None}, {"tail_number": None, "dest": "ORD", "created_at": decided})
     assert (row["dest"], row["request_known_at"]) == ("ORD", decided)
+
+
+@pytest.mark.parametrize(
+    ("flights", "traffic"),
+    [(2, "1-2 a day"), (3, "3-9 a day"), (9, "3-9 a day"), (10, "10-24 a day"), (25, "25 or more a day")],
+)
+def test_small_airports_are_those_with_few_flights_that_day(flights: int, traffic: str) -> None:
+    others: list[dict[str, object]] = [
+        {"departure_id": "gone", "is_retracted": True},
+        {"departure_id": "elsewhere", "dest": "ORD"},
+        {"departure_id": "next day", "service_date": date(2013, 3, 9)},
+    ]
+    found = spine(*({"departure_id": f"flight-{n}"} for n in range(flights)), *others)
+    assert {row["dest_traffic"] for row in found if str(row["departure_id"]).startswith("flight-")} == {
+        traffic
+    }
+    assert {row["dest_traffic"] for row in found if row["departure_id"] in ("elsewhere", "next day")} == {
+        "1-2 a day"
+    }
 
 
 @pytest.mark.parametrize("use_case", USE_CASES.values(), ids=list(USE_CASES))
