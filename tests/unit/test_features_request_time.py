@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from features.request_time import (
     AIRCRAFT_FEATURES,
     CATEGORICAL,
+    COMPUTED,
+    INSTANT_COLUMNS,
     LEG_COLUMNS,
+    OF_SCHEDULE,
     REQUEST_COLUMNS,
+    SCHEDULE_COLUMNS,
     SCHEDULE_FEATURES,
     RequestError,
     holiday_distances,
+    leg_columns,
+    request_columns,
     request_time_features,
     request_time_row,
 )
@@ -216,6 +222,29 @@ def test_arrow_columns_of_any_kind_are_taken():
 def test_no_requests_give_empty_columns():
     empty = {name: pa.array([], pa.null()) for name in (*REQUEST_COLUMNS, *LEG_COLUMNS)}
     assert {len(array) for array in request_time_features(empty).values()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needed", "legs"),
+    [
+        (OF_SCHEDULE, SCHEDULE_COLUMNS, {}),
+        (AIRCRAFT_FEATURES, INSTANT_COLUMNS, LEG_COLUMNS),
+        (("dest", "aircraft_stage", "weather_temp_f"), REQUEST_COLUMNS, LEG_COLUMNS),
+        (("weather_temp_f",), {}, {}),
+    ],
+)
+def test_a_request_names_what_its_features_are_computed_of_and_nothing_else(wanted, needed, legs):
+    assert request_columns(wanted) == dict(needed)
+    assert leg_columns(wanted) == dict(legs)
+    row = {name: value for name, value in request().items() if name in needed or name in legs}
+    whole = both(request())
+    expected = {name: whole[name] for name in wanted if name in COMPUTED}
+    assert request_time_row(row, wanted) == expected
+    found = request_time_features({name: [value] for name, value in row.items()}, wanted)
+    assert {name: array.to_pylist()[0] for name, array in found.items()} == expected
+    for name in needed:
+        with pytest.raises(RequestError, match=f"lacks {name}; every request names"):
+            request_time_row(row | {name: None}, wanted)
 
 
 def test_what_is_missing_is_named():
