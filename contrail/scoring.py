@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from contrail.encoding import Floats, pc
-from contrail.model_files import LoadedModel
+from contrail.model_files import LoadedModel, ModelFilesError, require_feature_code
 from contrail.use_case import UseCase
 
 ID_LENGTH = 32
@@ -68,8 +68,8 @@ def score(model: LoadedModel, vectors: pa.Table, use_case: UseCase, *, version: 
         A table of `score_schema`, ordered by (decision time, key). The same input gives the same bytes.
 
     Raises:
-        ScoringError: the model has another feature order than the use case, or a feature is missing in a row and the
-            use case refuses such rows.
+        ScoringError: the model has another feature order than the use case, its features meant something else when it
+            was learnt, or a feature is missing in a row and the use case refuses such rows.
         EncodingError: a column is missing or of another type than in training.
     """
     if model.encoding.features != use_case.features:
@@ -77,6 +77,10 @@ def score(model: LoadedModel, vectors: pa.Table, use_case: UseCase, *, version: 
             f"model {model.sha256[:12]} has other features, or another order, than use case {use_case.name} declares; "
             "train a new model or restore the declaration"
         )
+    try:
+        require_feature_code(model.manifest, model.sha256, use_case.feature_code())
+    except ModelFilesError as error:
+        raise ScoringError(f"{use_case.name} version {version} may not score: {error}") from error
     keys = [(use_case.decision_column, "ascending"), (use_case.entity_key, "ascending")]
     rows = vectors.take(pc.sort_indices(vectors, sort_keys=keys))
     if use_case.missing_policy == "refuse":

@@ -68,6 +68,12 @@ def test_every_part_of_the_question_is_in_the_id(other_question):
 # --- scores -------------------------------------------------------------------------------------------------
 
 
+def test_a_model_whose_features_mean_something_else_by_now_may_not_score(model):
+    changed = replace(USE_CASE, feature_code=lambda: {"jar_state": "1" * 64})
+    with pytest.raises(ScoringError, match="broken_jar version 4 may not score: .* jar_state is new"):
+        scoring.score(model, ROWS.slice(3_000, 10), changed, version=4)
+
+
 def test_a_score_row_holds_all_that_a_trace_needs(model):
     vectors = ROWS.slice(3_000, 100)
     found = scoring.score(model, vectors, USE_CASE, version=4)
