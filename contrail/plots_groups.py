@@ -158,6 +158,8 @@ def backtest(table: pa.Table, *, title: str) -> bytes:
     )
     for axes in (loss, rank):
         axes.set_xticks(range(len(months)), [""] * len(months))
+    for axes in (loss, rank, bias):
+        axes.set_xlim(-0.6, len(months) - 0.4)  # the same month stands on the same line
     loss.set_title(title)
     return png(canvas)
 
