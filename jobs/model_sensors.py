@@ -81,7 +81,7 @@ def aliases_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg
 
 
 def abandoned_tick(settings: Settings, instance: dg.DagsterInstance) -> dg.SkipReason:
-    """Close what was left RUNNING for over an hour (by the wall clock) by a Dagster run that has ended or is unknown."""
+    """Close what was left RUNNING for over an hour, by the wall clock, by a Dagster run that ended or is unknown."""
     close_abandoned(settings, instance)
 
     def is_under_way(run_id: str) -> bool:
