@@ -113,8 +113,8 @@ class DayDraws:
         known = drawn[~np.isnan(drawn)]
         if self.days < MIN_DAYS or len(known) == 0:
             return math.nan, math.nan
-        tail = (1.0 - confidence) / 2.0
-        low, high = np.quantile(known, [tail, 1.0 - tail])
+        outside = (1.0 - confidence) / 2.0
+        low, high = np.quantile(known, [outside, 1.0 - outside])
         return float(low), float(high)
 
 
