@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from contrail.lake import Commit, Lake, StaleSnapshotError
 
 TABLE = "trail/decisions"
 NO_CHAMPION = -1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BEFORE_THE_FIRST = "0" * 64
 KEEP_DAYS = 3650
 # With n writers one wins in each round, so that a writer loses n - 1 rounds in turn at the worst.
@@ -319,7 +320,11 @@ def _snapshot(lake: Lake) -> tuple[int, list[Decision]]:
         raise DecisionError(
             f"{TABLE} was made by an earlier release (it lacks {', '.join(missing)}): make the home anew"
         )
-    rows = [_decision(row) for row in table.select(SCHEMA.names).to_pylist()]
+    # As numbers: for an instant pyarrow would import pandas, which costs more than all else here.
+    plain = table.select(SCHEMA.names).cast(
+        pa.schema([field.with_type(pa.int64()) if field.name in INSTANTS else field for field in SCHEMA])
+    )
+    rows = [_decision(row) for row in plain.to_pylist()]
     # The hash breaks ties, which only a forged log has.
     return version, sorted(rows, key=lambda row: (row.sequence, row.row_sha256))
 
@@ -327,7 +332,7 @@ def _snapshot(lake: Lake) -> tuple[int, list[Decision]]:
 def _decision(values: Mapping[str, Any]) -> Decision:
     row: dict[str, Any] = dict(values)
     for name in INSTANTS:
-        row[name] = row[name] and row[name].astimezone(UTC)
+        row[name] = None if row[name] is None else EPOCH + timedelta(microseconds=row[name])
     row["unmet"] = tuple(row["unmet"] or ())
     return Decision(**row)
 

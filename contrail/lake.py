@@ -109,9 +109,10 @@ class Lake:
         if opened.protocol().min_reader_version > 1 or opened.metadata().partition_columns:
             raise LakeError(f"{table} cannot be read file by file: scan it")
         schema = _arrow_schema(opened)
-        paths = pa.table(opened.get_add_actions(flatten=True)).column("path").to_pylist()
-        files = [parquet.read_table(Path(self.uri(table)) / path, schema=schema) for path in sorted(paths)]
-        return opened.version(), pa.concat_tables([schema.empty_table(), *files])
+        added: Any = opened.get_add_actions(flatten=True).column("path")
+        paths = [Path(self.uri(table)) / path for path in sorted(added.to_pylist())]
+        files = [parquet.ParquetFile(path).read().cast(schema) for path in paths]
+        return opened.version(), pa.concat_tables(files) if files else schema.empty_table()
 
     def schema(self, table: str) -> pa.Schema:
         """The table's Arrow schema, provenance columns included."""
