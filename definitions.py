@@ -15,7 +15,7 @@ import dagster as dg
 from assets import clean, feature, feature_store, model, monitor, raw, score
 from contrail.clock import pin_utc
 from contrail.settings import Settings
-from jobs import decisions, model_sensors, pipelines, schedules, sensors
+from jobs import decisions, model_sensors, pipelines, schedules, sensors, tuning
 from resources.feature_store import FeatureStoreResource
 from resources.lake import LakeResource
 from resources.tracking import TrackingResource
@@ -57,7 +57,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: object) -
     jobs = pipelines.build(settings)
     defs = dg.Definitions(
         assets=[asset for stage in STAGES.values() for asset in stage.build(settings)],
-        jobs=[*jobs, *decisions.build()],
+        jobs=[*jobs, *decisions.build(), *tuning.build()],
         schedules=schedules.build(settings),
         sensors=[*sensors.build(settings, jobs), *model_sensors.build(settings)],
         resources=resources | resource_overrides,

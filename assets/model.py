@@ -1,21 +1,23 @@
 """model: the training set, the candidate that is learnt from it, and how it fares.
 
-What belongs here: three assets per use case. What does not: how to split, fit, judge or register (contrail/).
+What belongs here: four assets per use case and the checks of the candidate. What does not: how to split, fit, judge or
+register (contrail/, resources/candidates.py).
 """
 
-import hashlib
-import json
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
-from contrail import criteria, evaluation, incremental, model_files, plots, provenance, registry, training
-from contrail.evaluation import booleans
-from contrail.lake import Lake
+from contrail import backtest, evaluation, incremental, plots_groups
+from contrail.leakage import FEATURES_KNOWN_AT
 from contrail.settings import Settings
 from contrail.use_case import UseCase
 from feature_repo.use_cases import USE_CASES
 from features.tables import FEATURE_TABLES
+from resources import candidates
+from resources.candidates import Made
 from resources.column_docs import describe
 from resources.columns import schema_metadata
 from resources.feature_store import FeatureStoreResource
@@ -28,12 +30,43 @@ OWNER = "team:models"
 SPINE = {"departures": "clean/departures"}
 
 
+# What the criteria say, in the order in which people ask.
+CHECKS = {
+    "leakage": "Nothing in any training vector was known after its decision, no label after its part's cut.",
+    "performance": "Better than the naive reference on the test days by what was demanded, and not suspiciously so.",
+    "calibration": "Mean score against label rate, and calibration error, on the test days.",
+    "slices": "Mean score against label rate on every slice that is large enough.",
+    "backtest": "Better than the naive reference in the worst month of the rolling backtest.",
+    "champion": "Better than the champion on the same days, and on no large slice significantly worse.",
+    "latency": "CPU of one score of one row.",
+    "parity": "The online store was found equal to the offline tables.",
+}
+CHECK_OF = {
+    "leakage": "leakage",
+    "min_log_loss_gain": "performance",
+    "min_auc_gain": "performance",
+    "max_auc": "performance",
+    "max_bias": "calibration",
+    "max_calibration_error": "calibration",
+    "max_slice_bias": "slices",
+    "min_backtest_gain": "backtest",
+    "champion": "champion",
+    "champion_slices": "champion",
+    "max_predict_milliseconds": "latency",
+    "parity": "parity",
+}
+NOTHING_TO_COMPARE = "there is nothing to compare with yet"
+CANDIDATE_PLOTS = ("slices", "calibration", "comparison", "shap", "importance")
+EVALUATION_PLOTS = ("precision_recall", "ranking", "slices", "backtest")
+
+
 def build(settings: Settings) -> list[dg.AssetsDefinition]:
-    """Training set, candidate and evaluation of every use case."""
+    """Training set, backtest, candidate and evaluation of every use case."""
+    del settings
     return [
         asset
         for use_case in USE_CASES.values()
-        for asset in (_training_set(use_case), _candidate(settings, use_case))
+        for asset in (_training_set(use_case), _backtest(use_case), _candidate(use_case))
     ]
 
 
@@ -54,7 +87,9 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
             dg.AssetKey(["feature_store", "registry"]),
             *_feature_keys(),
         ],
-        metadata=schema_metadata((name, *describe(name)) for name in _training_columns(use_case)),
+        metadata=schema_metadata(
+            (name, *describe(name)) for name in (*_training_columns(use_case), FEATURES_KNOWN_AT)
+        ),
         pool="lake",
     )
     def training_set(
@@ -67,6 +102,10 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
             f"SELECT * FROM ({use_case.spine_sql})"
             f" WHERE {use_case.outcome_known_column} < TIMESTAMPTZ '{now.isoformat()}'"
         )
+        if (
+            use_case.request_known_column
+        ):  # what nobody could have asked at its decision teaches nothing honest
+            spine += f" AND {use_case.request_known_column} <= {use_case.decision_column}"
         with lake.connect() as con:
             tables = dict(zip(SPINE, incremental.pin(lake.lake, con, SPINE), strict=True))
             if con.sql(f"SELECT 1 FROM ({spine}) LIMIT 1").fetchone() is None:
@@ -78,6 +117,7 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
             spine_tables=tables,
             order_by=[use_case.decision_column, use_case.entity_key],
             columns=_training_columns(use_case),
+            known_at_column=FEATURES_KNOWN_AT,
             commit=lake.commit(context, name, (), labels_until=now.isoformat()),
         )
         with lake.connect() as con:
@@ -97,7 +137,49 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
     return training_set
 
 
-def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
+def _backtest(use_case: UseCase) -> dg.AssetsDefinition:
+    name = f"{STAGE}/{use_case.name}/backtest"
+
+    @dg.asset(
+        key=dg.AssetKey(name.split("/")),
+        group_name=STAGE,
+        description=f"{use_case.title}: each month scored by a model that was trained on all months before it, beside "
+        "the naive reference.",
+        owners=[OWNER],
+        kinds={"lightgbm", "delta"},
+        deps=[dg.AssetKey([STAGE, use_case.name, "training_set"])],
+        metadata=schema_metadata((f.name, *describe(f.name)) for f in backtest.SCHEMA),
+        pool="lake",
+    )
+    def rolling(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> dg.MaterializeResult[None]:
+        reference, rows = candidates.training_rows(lake, use_case)
+        months = backtest.backtest(
+            rows,
+            use_case,
+            labels_until=lake.clock.now(),
+            threads=lake.settings.model_threads,
+            progress=context.log.info,
+        )
+        lake.lake.create(name, months.schema)
+        version = lake.lake.replace_partitions(
+            name, months, lake.commit(context, name, [reference]), where="true"
+        )
+        picture = plots_groups.backtest(months, title=f"{use_case.title}: trained before each month")
+        return dg.MaterializeResult(
+            metadata={
+                "table": f"{name}@v{version}",
+                "training_set": reference,
+                "months": months.num_rows,
+                **({"plot": inline_png(picture)} if months.num_rows else {}),
+            }
+        )
+
+    return rolling
+
+
+def _candidate(use_case: UseCase) -> dg.AssetsDefinition:
     prefix = [STAGE, use_case.name]
     candidate, evaluated = dg.AssetKey([*prefix, "candidate"]), dg.AssetKey([*prefix, "evaluation"])
 
@@ -106,11 +188,12 @@ def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 candidate,
-                deps=[dg.AssetKey([*prefix, "training_set"])],
+                deps=[dg.AssetKey([*prefix, "training_set"]), dg.AssetKey([*prefix, "backtest"])],
                 group_name=STAGE,
                 owners=[OWNER],
                 kinds={"lightgbm", "mlflow"},
-                description=f"{use_case.title}: the model learnt from the training set. {use_case.description}",
+                description=f"{use_case.title}: the model learnt from the training set, examined and registered. "
+                f"{use_case.description}",
             ),
             dg.AssetSpec(
                 evaluated,
@@ -118,17 +201,13 @@ def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
                 group_name=STAGE,
                 owners=[OWNER],
                 kinds={"delta", "python"},
-                description="Metrics of the candidate on validation and test days, by month and slice, beside the "
-                "naive reference on the same rows.",
+                description="Metrics of the candidate on validation and test days, by month and slice, with intervals, "
+                "beside the naive reference and a logistic regression on the same rows.",
                 metadata=schema_metadata((f.name, *describe(f.name)) for f in evaluation.EVALUATION_SCHEMA),
             ),
         ],
         check_specs=[
-            dg.AssetCheckSpec(
-                "criteria",
-                asset=candidate,
-                description="The promotion criteria, frozen before the fit, judged on the test days.",
-            )
+            dg.AssetCheckSpec(name, asset=candidate, description=words) for name, words in CHECKS.items()
         ],
         pool="lake",
     )
@@ -137,144 +216,67 @@ def _candidate(settings: Settings, use_case: UseCase) -> dg.AssetsDefinition:
         lake: dg.ResourceParam[LakeResource],
         tracking: dg.ResourceParam[TrackingResource],
     ) -> Any:
-        yield from _train(context, settings, lake, tracking, use_case, candidate, evaluated)
+        made = candidates.make(context, lake, tracking, use_case)
+        table = f"{STAGE}/{use_case.name}/evaluation"
+        report = evaluation.evaluation_table(made.examined.groups)
+        lake.lake.create(table, report.schema)
+        version = lake.lake.replace_partitions(
+            table,
+            report,
+            lake.commit(context, table, [made.training_set, f"model:{made.model.sha256}"]),
+            where="true",
+        )
+        yield dg.MaterializeResult(asset_key=candidate, metadata=_candidate_metadata(made))
+        yield dg.MaterializeResult(
+            asset_key=evaluated,
+            metadata={"table": f"{table}@v{version}", "rows": report.num_rows}
+            | _pictures(made, EVALUATION_PLOTS),
+        )
+        yield from _check_results(made, candidate)
 
     return train
 
 
-def _train(
-    context: dg.AssetExecutionContext,
-    settings: Settings,
-    lake: LakeResource,
-    tracking: TrackingResource,
-    use_case: UseCase,
-    candidate: dg.AssetKey,
-    evaluated: dg.AssetKey,
-) -> Any:
-    name = f"{STAGE}/{use_case.name}/training_set"
-    version = lake.lake.version(name)
-    reference = lake.lake.ref(name, version)
-    with lake.connect() as con:
-        rows = con.execute(f"SELECT * FROM {lake.lake.scan(name, version)}").to_arrow_table()
-    split = training.split_rows(rows, use_case, labels_until=lake.clock.now())
-    parameters = training.lightgbm_parameters(
-        use_case, rows=len(split.rows["train"]), threads=settings.model_threads
-    )
-    run = tracking.start(
-        use_case,
-        split,
-        training_set=reference,
-        training_set_hash=lake.lake.snapshot_sha256(name, version),
-        parameters=parameters,
-        tags={"dagster.run_id": context.run.run_id} | _data_tags(lake.lake, name, version),
-    )
-    with tracking.failing(run):
-        model = training.fit(rows, split, use_case, threads=settings.model_threads)
-        found, images = _evaluate(rows, split, model, use_case)
-        lineage = model_files.Lineage(
-            training_set=reference,
-            run_id=context.run.run_id,
-            tracking_run_id=run.run_id,
-            git_sha=provenance.recorded_git_sha(settings),
-            lock_sha256=provenance.lock_sha256(),
+def _candidate_metadata(made: Made) -> dict[str, Any]:
+    test, version = made.examined.test, made.version
+    return {
+        "model_card": dg.MetadataValue.md(made.card),
+        "model_version": version.version,
+        "role": version.role,
+        "promotion": made.asked,
+        "model_sha256": made.model.sha256,
+        "evaluation_id": version.evaluation_id,
+        "training_set": made.training_set,
+        "test_auc": test.model.auc,
+        "test_log_loss": test.model.log_loss,
+        "test_bias": test.model.bias,
+        "naive_test_auc": test.naive.auc,
+        "train_rows": made.model.train_rows,
+        "dropped_rows": made.model.dropped_rows,
+        "mlflow_run": dg.MetadataValue.url(made.tracked.url),
+        **({"remarks": "; ".join(made.remarks)} if made.remarks else {}),
+    } | _pictures(made, CANDIDATE_PLOTS)
+
+
+def _pictures(made: Made, names: Sequence[str]) -> dict[str, Any]:
+    there = made.examined.pictures
+    return {name: inline_png(there[f"{name}.png"]) for name in names if f"{name}.png" in there}
+
+
+def _check_results(made: Made, candidate: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:
+    """One result per check, from the verdicts that belong to it; a criterion nobody named fails loudly."""
+    verdicts = made.examined.evidence.verdicts
+    for check in CHECKS:
+        its = [v for v in verdicts if CHECK_OF[v.criterion] == check]
+        unmet = [v for v in its if not v.met]
+        yield dg.AssetCheckResult(
+            asset_key=candidate,
+            check_name=check,
+            passed=not unmet,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="; ".join(v.in_words for v in unmet or its) or NOTHING_TO_COMPARE,
+            metadata={v.criterion: v.value for v in its if math.isfinite(v.value)},
         )
-        folder = model_files.write(model, use_case, lineage, settings.lake_root)
-        report_text = json.dumps(evaluation.evaluation_table(found).to_pylist(), default=str).encode()
-        tracked = tracking.finish(
-            run,
-            model,
-            use_case,
-            model_folder=folder,
-            evaluation_id=hashlib.sha256(report_text).hexdigest(),
-            metrics=evaluation.flat_metrics(found),
-            files={"evaluation.json": report_text}
-            | {f"plots/{name}": image for name, image in images.items()},
-        )
-    registered = registry.register(
-        use_case.name,
-        model.sha256,
-        lake.lake,
-        decided_at=lake.clock.now(),
-        decided_by=f"run {context.run.run_id}",
-        reason="trained",
-        commit=lake.commit(context, registry.TABLE, [reference, f"model:{model.sha256}"]),
-    )
-    tracking.reconcile(use_case.name, lake.lake)
-    table = f"{STAGE}/{use_case.name}/evaluation"
-    report = evaluation.evaluation_table(found)
-    lake.lake.create(table, report.schema)
-    report_version = lake.lake.replace_partitions(
-        table, report, lake.commit(context, table, [reference, f"model:{model.sha256}"]), where="true"
-    )
-    test = next(g for g in found if g.part == "test" and g.kind == "all")
-    yield dg.MaterializeResult(
-        asset_key=candidate,
-        metadata={
-            "model_version": registered.version,
-            "role": registered.role,
-            "model_sha256": model.sha256,
-            "training_set": reference,
-            "test_auc": test.model.auc,
-            "test_log_loss": test.model.log_loss,
-            "test_bias": test.model.bias,
-            "naive_test_auc": test.naive.auc,
-            "train_rows": model.train_rows,
-            "dropped_rows": model.dropped_rows,
-            "mlflow_run": dg.MetadataValue.url(tracked.url),
-            "importance": inline_png(images["importance.png"]),
-            "calibration": inline_png(images["calibration.png"]),
-        },
-    )
-    yield dg.MaterializeResult(
-        asset_key=evaluated,
-        metadata={
-            "table": f"{table}@v{report_version}",
-            "rows": report.num_rows,
-            "ranking": inline_png(images["ranking.png"]),
-            "mlflow_run": dg.MetadataValue.url(tracked.url),
-        },
-    )
-    verdicts = criteria.judge(found, use_case)
-    unmet = [v for v in verdicts if not v.met]
-    yield dg.AssetCheckResult(
-        asset_key=candidate,
-        check_name="criteria",
-        passed=not unmet,
-        severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{v.criterion}: {v.value:.4f}, limit {v.limit}" for v in unmet)
-        or "all criteria met",
-        metadata={v.criterion: v.value for v in verdicts},
-    )
-
-
-def _evaluate(
-    rows: Any, split: training.Split, model: training.TrainedModel, use_case: UseCase
-) -> tuple[list[evaluation.GroupMetrics], dict[str, bytes]]:
-    import pyarrow as pa
-
-    found: list[evaluation.GroupMetrics] = []
-    images: dict[str, bytes] = {}
-    for part in ("validate", "test"):
-        chosen = rows.take(pa.array(split.rows[part]))
-        if chosen.num_rows == 0:
-            continue
-        scores = model.predict(chosen)
-        found += evaluation.evaluate(chosen, scores, model.naive, use_case, part=part)
-        if part == "test":
-            labels, naive = booleans(chosen, use_case.label), model.naive.predict(chosen)
-            title = f"{use_case.title}, {chosen.num_rows:,} test rows"
-            images["calibration.png"] = plots.calibration(labels, scores, title=title)
-            images["ranking.png"] = plots.ranking(labels, scores, naive, title=title)
-    images["importance.png"] = plots.importance(
-        model.gains, title=f"{use_case.title}: what the trees split on"
-    )
-    return found, images
-
-
-def _data_tags(lake: Lake, name: str, version: int) -> dict[str, str]:
-    """The versions that the training set was made of, as tags of the tracking run."""
-    record = next(r for r in lake.commits(name) if r.version == version)
-    return {f"data.{i.rpartition('@v')[0].replace('/', '.')}": i for i in record.inputs}
 
 
 def _feature_keys() -> list[dg.AssetKey]:

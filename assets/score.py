@@ -76,14 +76,19 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
         spine, inputs = _spine(lake, use_case, days)
         lake.lake.create(name, scoring.score_schema(use_case), partition_by=[use_case.partition_column])
         scored = _scored(lake, name, use_case, days)
-        model = model_files.load(lake.settings.lake_root, champion.sha256)
+        code = use_case.feature_code()
+        model = model_files.load(lake.settings.lake_root, champion.sha256, feature_code=code)
         work = scoring.assign(spine, use_case, model=model, complete_until=until, scored=scored)
         versions = {v.sha256: v.version for v in registry.versions(use_case.name, lake.lake)}
         made: list[pa.Table] = []
         read = list(inputs)
         for sha256, rows in work.items():
             vectors, tables = feature_store.historical(rows, use_case.feature_service)
-            its = model if sha256 == model.sha256 else model_files.load(lake.settings.lake_root, sha256)
+            its = (
+                model
+                if sha256 == model.sha256
+                else model_files.load(lake.settings.lake_root, sha256, feature_code=code)
+            )
             made.append(scoring.score(its, vectors, use_case, version=versions[sha256]))
             read += [f"model:{sha256}", *(f"{table}@v{version}" for table, version in tables.items())]
         result = pa.concat_tables(made) if made else scoring.score_schema(use_case).empty_table()

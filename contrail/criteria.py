@@ -62,6 +62,7 @@ def judge(
     backtest: pa.Table | None = None,
     comparison: Comparison | None = None,
     champion: str = "",
+    why_not_compared: str = "",
     leakage_holds: bool | None = None,
     latency_milliseconds: float | None = None,
     parity_mismatches: int | None = None,
@@ -75,6 +76,7 @@ def judge(
         comparison: with the champion; None where there were no rows that neither was trained on.
         champion: sha256 of the champion of the moment; empty where there is none: then nothing is asked of the
             comparison.
+        why_not_compared: where there is a champion and no comparison.
         leakage_holds: whether the training set's leakage certificate holds; None where it was not made.
         latency_milliseconds: from `predict_milliseconds`; None where it was not measured.
         parity_mismatches: values that differed when online was compared with offline; None where that was never done.
@@ -123,7 +125,7 @@ def judge(
         )
         verdicts.append(_measured("parity", 0.0, parity_mismatches, reason))
     if champion:
-        verdicts += _against(comparison, champion, limits)
+        verdicts += _against(comparison, champion, why_not_compared, limits)
     return verdicts
 
 
@@ -186,10 +188,10 @@ def _backtest_gain(backtest: pa.Table | None, limits: Criteria) -> Verdict:
     return _at_least(name, limit, gains[worst], f"worst of {len(gains)} months: {worst:%Y-%m}")
 
 
-def _against(comparison: Comparison | None, champion: str, limits: Criteria) -> list[Verdict]:
+def _against(comparison: Comparison | None, champion: str, why_not: str, limits: Criteria) -> list[Verdict]:
     named = f"champion {champion[:12]}"
     if comparison is None:
-        note = f"{named} could not be compared: no labelled rows that neither model was trained on"
+        note = f"{named} could not be compared: {why_not or 'no labelled rows that neither model was trained on'}"
         return [
             Verdict("champion", limits.min_champion_gain, math.nan, False, note),
             Verdict("champion_slices", 0.0, math.nan, False, note),

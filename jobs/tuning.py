@@ -1,11 +1,12 @@
 """Tuning from the web page: a job per use case with a form of two numbers, which goes on where the last one ended."""
 
-from __future__ import annotations
-
 import dagster as dg
 from pydantic import Field
 
 from contrail import tuning, tuning_report
+from contrail.lake import LakeError
+from contrail.training import TrainingError
+from contrail.tuning import TuningError
 from contrail.use_case import UseCase
 from feature_repo.use_cases import USE_CASES
 from resources.lake import LakeResource
@@ -13,7 +14,7 @@ from resources.plots import inline_png
 
 
 class TuneForm(dg.Config):
-    """How long to search."""
+    """How long to search; fewer trials than there are already make none."""
 
     trials: int = Field(
         gt=0, description="Finished trials the study shall have in all, those of earlier runs included."
@@ -41,17 +42,20 @@ def _job(use_case: UseCase) -> dg.JobDefinition:
                 f"{progress.seconds_left:,.0f} s left"
             )
 
-        with lake.connect() as con:
-            given = tuning.read_training_set(lake.lake, con, use_case)
-        found = tuning.tune(
-            given,
-            use_case,
-            storage=lake.settings.home / tuning.FOLDER / f"{use_case.name}.db",
-            trials=config.trials,
-            seconds=config.seconds,
-            threads=lake.settings.model_threads,
-            progress=tell,
-        )
+        try:
+            with lake.connect() as con:
+                given = tuning.read_training_set(lake.lake, con, use_case)
+            found = tuning.tune(
+                given,
+                use_case,
+                storage=lake.settings.home / tuning.FOLDER / f"{use_case.name}.db",
+                trials=config.trials,
+                seconds=config.seconds,
+                threads=lake.settings.model_threads,
+                progress=tell,
+            )
+        except (TuningError, TrainingError, LakeError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         context.log.info(found.verdict)
         context.add_output_metadata(
             {
