@@ -5,7 +5,7 @@ register (contrail/, resources/candidates.py).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -56,8 +56,7 @@ CHECK_OF = {
     "parity": "parity",
 }
 NOTHING_TO_COMPARE = "there is nothing to compare with yet"
-CANDIDATE_PLOTS = ("slices", "calibration", "comparison", "shap", "importance")
-EVALUATION_PLOTS = ("precision_recall", "ranking", "slices", "backtest")
+EVALUATION_PLOTS = ("slices", "calibration", "precision_recall", "ranking", "backtest")
 
 
 def build(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -229,8 +228,7 @@ def _candidate(use_case: UseCase) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(asset_key=candidate, metadata=_candidate_metadata(made))
         yield dg.MaterializeResult(
             asset_key=evaluated,
-            metadata={"table": f"{table}@v{version}", "rows": report.num_rows}
-            | _pictures(made, EVALUATION_PLOTS),
+            metadata={"table": f"{table}@v{version}", "rows": report.num_rows} | _pictures(made),
         )
         yield from _check_results(made, candidate)
 
@@ -255,12 +253,12 @@ def _candidate_metadata(made: Made) -> dict[str, Any]:
         "dropped_rows": made.model.dropped_rows,
         "mlflow_run": dg.MetadataValue.url(made.tracked.url),
         **({"remarks": "; ".join(made.remarks)} if made.remarks else {}),
-    } | _pictures(made, CANDIDATE_PLOTS)
+    }
 
 
-def _pictures(made: Made, names: Sequence[str]) -> dict[str, Any]:
+def _pictures(made: Made) -> dict[str, Any]:
     there = made.examined.pictures
-    return {name: inline_png(there[f"{name}.png"]) for name in names if f"{name}.png" in there}
+    return {n: inline_png(there[f"{n}.png"]) for n in EVALUATION_PLOTS if f"{n}.png" in there}
 
 
 def _check_results(made: Made, candidate: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:

@@ -116,9 +116,12 @@ def booleans(rows: pa.Table, name: str) -> Booleans:
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in rows.column_names:
-        raise EncodingError(f"column {name} is missing; the rows have {sorted(rows.column_names)}")
-    column = rows.column(name)
+    place = rows.schema.get_field_index(name)  # a table's list of names is made anew for every asking
+    if place < 0:
+        raise EncodingError(
+            f"column {name} is missing or there twice; the rows have {sorted(rows.column_names)}"
+        )
+    column = rows.column(place)
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     return column
