@@ -6,89 +6,34 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import yaml
-from deltalake import DeltaTable, write_deltalake
 
-from contrail import duck
 from contrail.feast_config import FEATURE_REPO, feature_store_yaml
-from contrail.lake import Commit, Lake
 from contrail.settings import REPO_ROOT, Settings
-from contrail.shards import ShardError
 from contrail.use_case import UseCase, UseCaseError
 from feature_repo.feature_views import declare
 from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_DAY_AHEAD, USE_CASES
-from features.request_time import CATEGORICAL, FEATURE_ORDER, leg_columns
+from features.request_time import FEATURE_ORDER
 from features.tables import FEATURE_TABLES
-from features.vectors import PRIORS, VIEW_FEATURES, fill_priors
+from features.vectors import PRIORS, VIEW_FEATURES
 from resources.feature_store import FeatureStoreResource, registry_sha256
-from tests.support import nyc_clean
+from tests.support.feature_week import NOW, SERVICE, FeatureWeek, cells, sample
 
-FIRST, LAST = date(2013, 3, 1), date(2013, 3, 7)
-NOW = datetime.combine(LAST, time(18), UTC)
-SERVICE = LATE_FLIGHT_2H.feature_service
 EVERY_USE_CASE = pytest.mark.parametrize("use_case", USE_CASES.values(), ids=list(USE_CASES))
-
-
-@dataclass(frozen=True)
-class Home:
-    resource: FeatureStoreResource
-    spines: Mapping[str, pa.Table]
-
-    @property
-    def spine(self) -> pa.Table:
-        return self.spines[LATE_FLIGHT_2H.name]
-
-    @property
-    def lake_root(self) -> Path:
-        return self.resource.settings.lake_root
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home whose lake holds a week of feature tables; the feature store is applied."""
-    folder = tmp_path_factory.mktemp("home")
-    con = nyc_clean.session()
-    nyc_clean.load_facts(con, tmp_path_factory.mktemp("source"), FIRST, LAST)
-    nyc_clean.create_clean(con)
-    settings = Settings(home=folder)
-    lo = datetime.combine(FIRST, time(), UTC)
-    for name, table in FEATURE_TABLES.items():
-        rows = table.build(con, lo, NOW + timedelta(hours=6)).to_arrow_table()
-        write_deltalake(str(settings.lake_root / "feature" / name), rows, partition_by=["month"])
-    until = f"WHERE decision_at <= TIMESTAMPTZ '{NOW.isoformat()}' ORDER BY decision_at, departure_id"
-    spines = {
-        name: con.sql(f"SELECT * FROM ({use_case.spine_sql}) {until}").to_arrow_table()
-        for name, use_case in USE_CASES.items()
-    }
-    con.close()
-    resource = FeatureStoreResource(home=str(folder))
-    resource.apply()
-    return Home(resource, spines)
-
-
-def _sample(table: pa.Table, rows: int) -> pa.Table:
-    step = max(1, table.num_rows // rows)
-    return table.take(pa.array(range(0, table.num_rows, step)))
-
-
-def _cells(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
 # --- declarations ----------------------------------------------------------------------------------------------------
 
 
-def test_every_view_says_what_it_is(home: Home) -> None:
-    store = home.resource.store()
+def test_every_view_says_what_it_is(feature_week: FeatureWeek) -> None:
+    store = feature_week.resource.store()
     views = {view.name: view for view in store.list_feature_views()}
     assert set(views) == set(FEATURE_TABLES)
     for name, view in views.items():
@@ -98,7 +43,7 @@ def test_every_view_says_what_it_is(home: Home) -> None:
         assert view.owner
         source = view.batch_source
         assert (source.timestamp_field, source.created_timestamp_column) == ("known_at", "created_at")
-        assert source.path == str(home.lake_root / "feature" / name)
+        assert source.path == str(feature_week.lake_root / "feature" / name)
         assert {key for entity in view.entities for key in [entity]} == set(table.keys)
         assert {field.name for field in view.features} == set(VIEW_FEATURES[name])
         for field in view.features:
@@ -112,8 +57,10 @@ def test_every_view_says_what_it_is(home: Home) -> None:
 
 
 @EVERY_USE_CASE
-def test_a_service_has_the_vector_of_its_use_case_in_its_order(home: Home, use_case: UseCase) -> None:
-    service = home.resource.store().get_feature_service(use_case.feature_service)
+def test_a_service_has_the_vector_of_its_use_case_in_its_order(
+    feature_week: FeatureWeek, use_case: UseCase
+) -> None:
+    service = feature_week.resource.store().get_feature_service(use_case.feature_service)
     names = [
         feature.name for projection in service.feature_view_projections for feature in projection.features
     ]
@@ -206,9 +153,9 @@ def _feast(cwd: Path, home: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_applying_again_changes_nothing(home: Home) -> None:
-    first = home.resource.apply()
-    second = home.resource.apply()
+def test_applying_again_changes_nothing(feature_week: FeatureWeek) -> None:
+    first = feature_week.resource.apply()
+    second = feature_week.resource.apply()
     assert second.changes == ()
     assert second.registry_sha256 == first.registry_sha256
     assert second.counts == {
@@ -262,202 +209,16 @@ def test_what_is_no_longer_declared_is_deleted(tmp_path: Path) -> None:
     assert resource.apply().registry_sha256 == clean
 
 
-# --- historical ------------------------------------------------------------------------------------------------------
-
-
-@EVERY_USE_CASE
-def test_historical_equals_feasts_own_retrieval(home: Home, use_case: UseCase) -> None:
-    rows = _sample(home.spines[use_case.name], 200)
-    ours, versions = home.resource.historical(rows, use_case.feature_service)
-    read = [
-        name
-        for name, columns in VIEW_FEATURES.items()
-        if {*columns} & {*use_case.features, *leg_columns(use_case.features)}
-    ]
-    paths = {name: str(home.lake_root / "feature" / name) for name in read}
-    assert versions == {f"feature/{name}": DeltaTable(path).version() for name, path in paths.items()}
-    assert ours.num_rows == rows.num_rows >= 200
-    own = [name for name in rows.column_names if name not in CATEGORICAL]
-    assert ours.column_names == [*own, *use_case.features]
-    assert ours["departure_id"].to_pylist() == rows["departure_id"].to_pylist()
-    store = home.resource.store()
-    asked = [*use_case.join_keys, *use_case.request_columns, "decision_at"]
-    request = rows.select(list(dict.fromkeys(asked)))
-    frame = request.append_column("event_timestamp", request["decision_at"]).to_pandas()
-    # Feast appends the three categories a second time, from its on-demand view.
-    service = store.get_feature_service(use_case.feature_service)
-    feasts = store.get_historical_features(frame, service).to_arrow()
-    filled = fill_priors(
-        {name: feasts.column(feasts.schema.get_all_field_indices(name)[-1]) for name in use_case.features}
-    )
-    for name in use_case.features:
-        assert repr(ours[name].to_pylist()) == repr(filled[name].to_pylist()), name
-    varied = {
-        "origin_departures_waiting",
-        "weather_temp_f",
-        "aircraft_slack_minutes",
-        "flight_arrival_delay_mean_7d",
-    }
-    for name in varied & set(use_case.features):
-        assert pc.count_distinct(ours[name]).as_py() > 5, name
-
-
-def test_nothing_known_after_the_decision_is_seen(home: Home) -> None:
-    rows = _sample(home.spine, 50)
-    before, _ = home.resource.historical(rows, SERVICE)
-    # A row known 1 µs after the newest decision, and one known earlier but created 1 µs after it, for every origin.
-    newest = pc.max(rows["decision_at"]).as_py()
-    path = str(home.lake_root / "feature" / "origin_state")
-    version = DeltaTable(path).version()
-    like = DeltaTable(path).to_pyarrow_table().slice(0, 1)
-    planted = []
-    for origin in set(rows["origin"].to_pylist()):
-        for known, created in ((1, 1), (-1, 1)):
-            stamps = [newest + timedelta(microseconds=shift) for shift in (known, created)]
-            row = like.to_pylist()[0] | {"origin": origin, "origin_departures_waiting": 9_999}
-            row |= dict(zip(("known_at", "created_at"), stamps, strict=True))
-            planted.append(row)
-    write_deltalake(path, pa.Table.from_pylist(planted, like.schema), mode="append")
-    later = pc.add(rows["decision_at"], pa.scalar(timedelta(microseconds=1)))
-    moved = rows.set_column(rows.column_names.index("decision_at"), "decision_at", later)
-    try:
-        after, versions = home.resource.historical(rows, SERVICE)
-        seen, _ = home.resource.historical(moved, SERVICE)
-    finally:
-        DeltaTable(path).restore(version)
-    assert versions["feature/origin_state"] == version + 1
-    assert _cells(after, FEATURE_ORDER) == _cells(before, FEATURE_ORDER)
-    assert 9_999 in seen["origin_departures_waiting"].to_pylist()
-
-
-def test_historical_names_what_is_wrong(home: Home) -> None:
-    with pytest.raises(ValueError, match=r"lack the columns \['tail_number'\]"):
-        home.resource.historical(home.spine.drop_columns(["tail_number"]), SERVICE)
-    clash = home.spine.slice(0, 1).append_column("weather_temp_f", pa.array([1.0]))
-    with pytest.raises(ValueError, match=r"named like its features: \['weather_temp_f'\]"):
-        home.resource.historical(clash, SERVICE)
-    empty, _ = home.resource.historical(home.spine.slice(0, 0), SERVICE)
-    assert (empty.num_rows, empty.num_columns) == (
-        0,
-        home.spine.num_columns - len(CATEGORICAL) + len(FEATURE_ORDER),
-    )
-
-
-@pytest.mark.parametrize(("engine", "shard_rows"), [("local", 40), ("processes", 150)])
-def test_historical_by_shards_equals_at_once(
-    home: Home, monkeypatch: pytest.MonkeyPatch, engine: str, shard_rows: int
-) -> None:
-    in_order = _sample(home.spine, 200)
-    # Neither the order of the rows nor their types may come from the order and the files of the shards.
-    places = pa.array([(n * 89) % in_order.num_rows for n in range(in_order.num_rows)])
-    rows = in_order.take(places).set_column(
-        0, in_order.column_names[0], pc.cast(in_order[0].take(places), "large_string")
-    )
-    at_once, versions = home.resource.historical(rows, SERVICE)
-    monkeypatch.setenv("CONTRAIL_ENGINE", engine)
-    monkeypatch.setenv("CONTRAIL_SHARD_ROWS", str(shard_rows))
-    by_shards, read = home.resource.historical(rows, SERVICE)
-    assert by_shards.schema == at_once.schema
-    assert by_shards.equals(at_once)
-    assert read == versions
-    assert not list(home.resource.settings.temp_root.glob("historical-*"))
-
-
-def test_an_engine_that_is_not_here_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONTRAIL_ENGINE", "ray")
-    with pytest.raises(ShardError, match="CONTRAIL_ENGINE=ray needs the optional extra"):
-        home.resource.historical(home.spine.slice(0, 5), SERVICE)
-
-
-def test_training_rows_say_when_what_was_looked_up_for_them_was_known(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against a count of each table by itself, for rows with all, with some, and with no stored row."""
-    lake, rows = Lake(home.lake_root), _sample(home.spine, 60).to_pylist()
-    unseen: dict[str, Any] = dict.fromkeys(("network", "carrier", "origin", "dest"), "nowhere")
-    rows.append(rows[-1] | unseen | {"departure_id": "unseen", "flight_number": 0, "tail_number": None})
-    spine = pa.Table.from_pylist(rows, home.spine.schema)
-    asked, made = "clean/asked", "model/known"
-    if not lake.exists(asked):
-        lake.create(asked, spine.schema)
-        lake.append(asked, spine, Commit(asked, "test", ()))
-    monkeypatch.setenv("CONTRAIL_SHARD_ROWS", "40")
-    options: dict[str, Any] = {
-        "spine_tables": {"asked": lake.ref(asked)},
-        "order_by": ["decision_at", "departure_id"],
-        "commit": Commit(made, "test", ()),
-    }
-    columns = ["departure_id", "decision_at", *FEATURE_ORDER]
-    home.resource.write_historical("model/plain", "FROM asked", SERVICE, columns=columns, **options)
-    done = home.resource.write_historical(
-        made, "FROM asked", SERVICE, columns=columns, known_at_column="features_known_at", **options
-    )
-    assert done.shards > 1
-    keys = {name: table.keys for name, table in FEATURE_TABLES.items()}
-    newest = ", ".join(
-        f"(SELECT max(t.known_at) FROM {lake.scan(f'feature/{name}')} t WHERE t.known_at <= s.decision_at AND "
-        f"s.decision_at - t.known_at <= INTERVAL {int(FEATURE_TABLES[name].max_age.total_seconds())} SECOND "
-        f"{''.join(f' AND t.{key} = s.{key}' for key in of_table)})"
-        for name, of_table in keys.items()
-    )
-    with duck.connect() as con:
-        found = con.sql(f"SELECT * EXCLUDE (_written_at, _run_id) FROM {lake.scan(made)}").to_arrow_table()
-        plain = con.sql(
-            f"SELECT * EXCLUDE (_written_at, _run_id) FROM {lake.scan('model/plain')}"
-        ).to_arrow_table()
-        expected = con.sql(
-            f"SELECT departure_id, greatest({newest}) FROM {lake.scan(asked)} s ORDER BY decision_at, departure_id"
-        ).fetchall()
-    assert found.column_names == [*columns, "features_known_at"]
-    assert found.drop_columns(["features_known_at"]).equals(plain)
-    assert _cells(found, ("departure_id", "features_known_at")) == expected
-    known = dict(expected)
-    assert known.pop("unseen") is None
-    assert None not in known.values()
-
-
-def test_a_version_counts_from_when_it_was_created(home: Home) -> None:
-    """A version that came after its instant is known as late as it came, and the row says so."""
-    lake, row = Lake(home.lake_root), _sample(home.spine, 1).slice(0, 1)
-    decided = row["decision_at"][0].as_py()
-    path = str(home.lake_root / "feature" / "origin_state")
-    version = DeltaTable(path).version()
-    like = DeltaTable(path).to_pyarrow_table().slice(0, 1)
-    stamps = {"known_at": decided - timedelta(minutes=1), "created_at": decided}
-    planted = (
-        like.to_pylist()[0]
-        | {"origin": row["origin"][0].as_py(), "origin_departures_waiting": 9_999}
-        | stamps
-    )
-    write_deltalake(path, pa.Table.from_pylist([planted], like.schema), mode="append")
-    asked, made = "clean/asked_once", "model/known_once"
-    lake.create(asked, row.schema)
-    lake.append(asked, row, Commit(asked, "test", ()))
-    try:
-        home.resource.write_historical(
-            made, "FROM asked", SERVICE, spine_tables={"asked": lake.ref(asked)}, order_by=["departure_id"],
-            columns=["departure_id", "origin_departures_waiting"], commit=Commit(made, "test", ()),
-            known_at_column="features_known_at",
-        )  # fmt: skip
-    finally:
-        DeltaTable(path).restore(version)
-    with duck.connect() as con:
-        found = con.sql(
-            f"SELECT origin_departures_waiting, features_known_at FROM {lake.scan(made)}"
-        ).fetchall()
-    assert found == [(9_999, decided)]
-
-
 # --- online ----------------------------------------------------------------------------------------------------------
 
 
 @EVERY_USE_CASE
-def test_online_equals_offline_now(home: Home, use_case: UseCase) -> None:
-    service, features, spine = use_case.feature_service, use_case.features, home.spines[use_case.name]
+def test_online_equals_offline_now(feature_week: FeatureWeek, use_case: UseCase) -> None:
+    service, features, spine = use_case.feature_service, use_case.features, feature_week.spines[use_case.name]
     if use_case is LATE_FLIGHT_2H:
-        before = home.resource.online(service, spine.slice(0, 1).to_pylist(), now=NOW)
+        before = feature_week.resource.online(service, spine.slice(0, 1).to_pylist(), now=NOW)
         assert {row.status for row in before[0].views.values()} == {"not found"}
-    done = home.resource.materialize(NOW)
+    done = feature_week.resource.materialize(NOW)
     assert [one.view for one in done] == sorted(FEATURE_TABLES)
     for one in done:
         assert one.source == f"feature/{one.view}"
@@ -469,14 +230,14 @@ def test_online_equals_offline_now(home: Home, use_case: UseCase) -> None:
             spine["decision_at"], pa.scalar(NOW - timedelta(hours=2 if use_case is LATE_FLIGHT_2H else 24))
         )
     )
-    rows = _sample(due, 60).to_pylist()
+    rows = sample(due, 60).to_pylist()
     rows.append(rows[0] | {"carrier": "ZZ", "dest": "ZZZ", "tail_number": None, "flight_number": 1})
     asked = pa.Table.from_pylist([row | {"decision_at": NOW} for row in rows], spine.schema)
-    offline, _ = home.resource.historical(asked, service)
-    online = home.resource.online(service, asked.to_pylist(), now=NOW)
+    offline, _ = feature_week.resource.historical(asked, service)
+    online = feature_week.resource.online(service, asked.to_pylist(), now=NOW)
     assert [tuple(vector.features) for vector in online] == [features] * len(rows)
     assert [repr(tuple(v.features.values())) for v in online] == [
-        repr(cells) for cells in _cells(offline, features)
+        repr(cells) for cells in cells(offline, features)
     ]
     nobody = online[-1]
     assert nobody.views["dest_state"].status == "not found"
@@ -485,38 +246,40 @@ def test_online_equals_offline_now(home: Home, use_case: UseCase) -> None:
     assert nobody.features.get("aircraft_stage") is None
 
 
-def test_the_day_ahead_needs_no_aircraft_and_no_instant(home: Home) -> None:
-    home.resource.materialize(NOW)
+def test_the_day_ahead_needs_no_aircraft_and_no_instant(feature_week: FeatureWeek) -> None:
+    feature_week.resource.materialize(NOW)
     service = LATE_FLIGHT_DAY_AHEAD.feature_service
-    vectors = home.resource.online_vectors(service)
+    vectors = feature_week.resource.online_vectors(service)
     assert set(vectors.reader.keys) == set(LATE_FLIGHT_DAY_AHEAD.join_keys)
     assert dict(vectors.request_columns) == {
         "service_date": "DATE", "scheduled_departure_minute_local": "INTEGER",
     }  # fmt: skip
-    row = home.spines[LATE_FLIGHT_DAY_AHEAD.name].slice(0, 1).to_pylist()[0]
+    row = feature_week.spines[LATE_FLIGHT_DAY_AHEAD.name].slice(0, 1).to_pylist()[0]
     asked = {name: row[name] for name in (*LATE_FLIGHT_DAY_AHEAD.join_keys, *vectors.request_columns)}
     (vector,) = vectors.read([asked], now=NOW)
     not_read = {"station_weather", "aircraft_leg", "carrier_origin_history"}
     assert set(vector.views) == set(FEATURE_TABLES) - not_read
     midnight = asked | {"service_date": datetime.combine(row["service_date"], time(), UTC)}
-    store = home.resource.store()
+    store = feature_week.resource.store()
     feasts = store.get_online_features(store.get_feature_service(service), [midnight]).to_dict()
     for name in LATE_FLIGHT_DAY_AHEAD.features:
         value = feasts[name][0]
         assert repr(PRIORS.get(name) if value is None else value) == repr(vector.features[name]), name
 
 
-def test_get_online_features_of_a_real_flight(home: Home) -> None:
-    home.resource.materialize(NOW)
-    store = home.resource.store()
-    due = home.spine.filter(pc.greater(home.spine["decision_at"], pa.scalar(NOW - timedelta(hours=1))))
+def test_get_online_features_of_a_real_flight(feature_week: FeatureWeek) -> None:
+    feature_week.resource.materialize(NOW)
+    store = feature_week.resource.store()
+    due = feature_week.spine.filter(
+        pc.greater(feature_week.spine["decision_at"], pa.scalar(NOW - timedelta(hours=1)))
+    )
     asked = [
         {name: row[name] for name in (*LATE_FLIGHT_2H.join_keys, *LATE_FLIGHT_2H.request_columns)}
         | {"decision_at": NOW}
-        for row in _sample(due, 20).to_pylist()
+        for row in sample(due, 20).to_pylist()
     ]
     asked = [row | {"tail_number": row["tail_number"] or ""} for row in asked]
-    ours = home.resource.online(SERVICE, asked, now=NOW)
+    ours = feature_week.resource.online(SERVICE, asked, now=NOW)
     midnight = [row | {"service_date": datetime.combine(row["service_date"], time(), UTC)} for row in asked]
     feasts = store.get_online_features(store.get_feature_service(SERVICE), midnight).to_dict()
     assert set(FEATURE_ORDER) <= set(feasts)
@@ -527,11 +290,13 @@ def test_get_online_features_of_a_real_flight(home: Home) -> None:
             assert repr(PRIORS.get(name) if value is None else value) == repr(expected), name
 
 
-def test_a_second_materialisation_writes_nothing_and_registers_the_interval(home: Home) -> None:
-    home.resource.materialize(NOW)
-    again = home.resource.materialize(NOW)
+def test_a_second_materialisation_writes_nothing_and_registers_the_interval(
+    feature_week: FeatureWeek,
+) -> None:
+    feature_week.resource.materialize(NOW)
+    again = feature_week.resource.materialize(NOW)
     assert [one.rows_written for one in again] == [0] * len(FEATURE_TABLES)
-    intervals = home.resource.store().get_feature_view("dest_state").materialization_intervals
+    intervals = feature_week.resource.store().get_feature_view("dest_state").materialization_intervals
     assert intervals[-1] == (NOW - FEATURE_TABLES["dest_state"].max_age, NOW)
-    assert home.resource.apply().changes == ()
-    assert home.resource.store().get_feature_view("dest_state").materialization_intervals == intervals
+    assert feature_week.resource.apply().changes == ()
+    assert feature_week.resource.store().get_feature_view("dest_state").materialization_intervals == intervals
