@@ -17,7 +17,7 @@ RISKIEST = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one `contrail run`."""
+    """The result of one `contrail run`; `model` is the first of `models`, that of the default use case."""
 
     seconds: float
     landed_files: int
@@ -27,6 +27,7 @@ class Outcome:
     checks_failed: list[str]
     blocked: dict[str, dict[str, list[str]]]
     model: dict[str, Any]
+    models: list[dict[str, Any]]
     riskiest: list[dict[str, Any]]
     notes: list[str]
     places: dict[str, str]
@@ -43,6 +44,7 @@ def collect(settings: Settings, landed: LandReport, reports: Sequence[StepReport
     from jobs.plan import plan
 
     lake = Lake(settings.lake_root)
+    models = _models(settings, lake)
     contracts = [name.removeprefix("raw/") for name in lake.tables() if name.startswith("raw/")]
     blocked = {name: found for name in contracts if (found := blocked_partitions(lake, name))}
     return Outcome(
@@ -57,7 +59,8 @@ def collect(settings: Settings, landed: LandReport, reports: Sequence[StepReport
         checks_passed=sum(r.checks_passed for r in reports),
         checks_failed=[text for r in reports for text in r.checks_failed],
         blocked=blocked,
-        model=_model(settings, lake),
+        model=models[0] if models else {},
+        models=models,
         riskiest=_riskiest(lake),
         notes=list(plan(settings).notes),
         places=_places(settings),
@@ -77,13 +80,17 @@ def render(outcome: Outcome, table: Callable[[Sequence[Mapping[str, object]], Se
     for name, days in outcome.blocked.items():
         parts += [f"\nBLOCKED raw/{name}:{day}: {'; '.join(reasons)}" for day, reasons in days.items()]
     parts += [f"\nNote: {note}" for note in outcome.notes]
-    if outcome.model:
-        m = outcome.model
+    if outcome.models:
+        parts.append("")
+    for m in outcome.models:
         parts.append(
-            f"\nModel {m['use case']} version {m['version']} ({m['role']}), sha256 {m['sha256'][:12]}:"
+            f"Model {m['use case']} version {m['version']} ({m['role']}), sha256 {m['sha256'][:12]}:"
             f" test AUC {m['test_auc']:.4f}, log-loss {m['test_log_loss']:.4f}"
-            f" (naive reference {m['naive_auc']:.4f}, {m['naive_log_loss']:.4f})"
+            f" (naive reference {m['naive_auc']:.4f}, {m['naive_log_loss']:.4f};"
+            f" logistic {m['logistic_auc']:.4f}, {m['logistic_log_loss']:.4f})"
         )
+        parts += [f"  ! not met: {unmet}" for unmet in m["unmet"]]
+        parts.append(f"  what it is good and bad at: {m['card']}")
     if outcome.riskiest:
         parts += [
             "\nRiskiest predictions of the last scored day",
@@ -125,29 +132,36 @@ def _place(order: list[str], name: str) -> int:
     return order.index(stage) if stage in order else len(order)
 
 
-def _model(settings: Settings, lake: Any) -> dict[str, Any]:
-    """The newest model of the first use case, with its test figures."""
-    from contrail import duck, registry
-    from feature_repo.use_cases import DEFAULT_USE_CASE
+def _models(settings: Settings, lake: Any) -> list[dict[str, Any]]:
+    """The newest model of every use case, with its test figures and its card."""
+    from feature_repo.use_cases import USE_CASES
 
-    table = f"model/{DEFAULT_USE_CASE}/evaluation"
-    versions = registry.versions(DEFAULT_USE_CASE, lake)
+    return [found for name in USE_CASES if (found := _model(settings, lake, name))]
+
+
+def _model(settings: Settings, lake: Any, use_case: str) -> dict[str, Any]:
+    from contrail import duck, evidence, registry
+
+    table = f"model/{use_case}/evaluation"
+    versions = registry.versions(use_case, lake)
     if not versions or not lake.exists(table):
         return {}
+    figures = ("auc", "log_loss", "naive_auc", "naive_log_loss", "logistic_auc", "logistic_log_loss")
     with duck.connect() as con:
         row = con.execute(
-            f"SELECT auc, log_loss, naive_auc, naive_log_loss FROM {lake.scan(table)}"
-            " WHERE part = 'test' AND kind = 'all'"
+            f"SELECT {', '.join(figures)} FROM {lake.scan(table)} WHERE part = 'test' AND kind = 'all'"
         ).fetchone()
     if row is None:
         return {}
     newest = versions[-1]
     return {
-        "use case": DEFAULT_USE_CASE,
+        "use case": use_case,
         "version": newest.version,
         "role": newest.role,
         "sha256": newest.sha256,
-        **dict(zip(("test_auc", "test_log_loss", "naive_auc", "naive_log_loss"), row, strict=True)),
+        "unmet": list(newest.unmet),
+        "card": str(evidence.folder(settings.lake_root, newest.sha256, newest.evaluation_id) / "card.html"),
+        **dict(zip(("test_auc", "test_log_loss", *figures[2:]), row, strict=True)),
     }
 
 

@@ -22,6 +22,8 @@ def model_steps(
         return [], []
     champion = registry.champion(use_case.name, lake)
     if champion is None:
+        if registry.versions(use_case.name, lake):  # one more of the same would not help
+            return [], [f"{use_case.name}: its first model waits for approval: contrail models"]
         return _first_training(lake, use_case)
     model = model_files.read_manifest(lake.root, champion.sha256)
     due = (
