@@ -103,8 +103,12 @@ def _approvals(lake: Lake, decision: Decision) -> int:
 
 
 def _follow(settings: Settings, decision: Decision) -> list[str]:
+    import logging
+
     from resources.decisions import after_decision
 
+    # What it returns is printed below; without a handler Python would print its log too.
+    logging.getLogger("resources.decisions").addHandler(logging.NullHandler())
     return after_decision(settings, decision.use_case, decision.anchor)
 
 

@@ -98,6 +98,13 @@ def advice(use_case: UseCase, challenger: ModelVersion | None, requests: Sequenc
     return said
 
 
+def criteria_in_words(version: ModelVersion) -> str:
+    """What its newest evaluation found, in two words."""
+    if not version.evaluation_id:
+        return "not evaluated"
+    return f"{len(version.unmet)} unmet" if version.unmet else "all met"
+
+
 def _may_be_asked(use_case: UseCase, version: ModelVersion) -> bool:
     is_judged = bool(version.evaluation_id) and version.criteria_sha256 == use_case.criteria.sha256
     return is_judged and not version.unmet
@@ -148,13 +155,12 @@ def _print(found: Models) -> None:
 
 
 def _version(version: ModelVersion) -> dict[str, Any]:
-    judged = f"{len(version.unmet)} unmet" if version.unmet else "all met"
     return {
         "version": version.version,
         "role": version.role,
         "sha256": version.sha256[:12],
         "registered": version.registered_at,
-        "criteria": judged if version.evaluation_id else "not evaluated",
+        "criteria": criteria_in_words(version),
     }
 
 

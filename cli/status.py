@@ -155,6 +155,7 @@ def _decisions(lake: Lake, now: datetime) -> tuple[list[dict[str, Any]], list[di
                 "role": v.role,
                 "sha256": v.sha256[:12],
                 "registered": v.registered_at,
+                "criteria": command.criteria_in_words(v),
                 "unmet": list(v.unmet),
             }
             for v in found.versions
@@ -231,11 +232,7 @@ def _print(found: Status) -> None:
         say(f"  ! {sentence}")
     if found.models:
         say("\nmodels")
-        shown = [
-            model | {"criteria": f"{len(model['unmet'])} unmet" if model["unmet"] else ""}
-            for model in found.models
-        ]
-        say(table(shown, ["use case", "version", "role", "sha256", "registered", "criteria"]))
+        say(table(found.models, ["use case", "version", "role", "sha256", "registered", "criteria"]))
     if found.requests:
         say("\nwaiting for approval")
         say(table(found.requests, ["request", "use case", "version", "asked by", "expires", "approvals"]))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cli.app import main
@@ -19,7 +22,7 @@ from contrail.decisions import Anchor
 from contrail.lake import Lake
 from contrail.settings import REPO_ROOT, Settings
 from resources.decisions import Recorded
-from tests.support.decided_models import ask, champion_version, register, two_approvals, world
+from tests.support.decided_models import COMMIT, ask, champion_version, register, two_approvals, world
 from tests.support.small_model import NOW, USE_CASE
 
 Said = tuple[int, str, str]
@@ -270,6 +273,35 @@ def test_nothing_heavy_is_needed_to_look(lake: Lake, tmp_path: Path) -> None:
     }  # fmt: skip
     subprocess.run(
         [sys.executable, "-c", script], cwd=REPO_ROOT, env=environment, check=True, capture_output=True
+    )
+
+
+def test_status_shows_what_waits_for_people_and_the_command_for_it(run: Run, lake: Lake) -> None:
+    request_id = ask(lake, 2)
+    found = decided(run, "status")
+    mine = [model for model in found["models"] if model["use case"] == "broken_jar"]
+    assert [(model["version"], model["role"], model["criteria"]) for model in mine] == [
+        (1, "champion", "all met"),
+        (2, "archived", "all met"),
+        (3, "challenger", "1 unmet"),
+    ]
+    waiting = next(one for one in found["requests"] if one["use case"] == "broken_jar")
+    assert (waiting["request"], waiting["version"], waiting["approvals"]) == (request_id, 2, "0 of 1")
+    assert any(line.startswith(f"contrail approve {request_id} --by NAME") for line in found["next"])
+    _, out, _ = run("status")
+    assert "waiting for approval" in out
+    assert run("status", at=timedelta(days=4))[1].count("waiting for approval") == 0
+
+
+def test_status_names_an_altered_log(run: Run, lake: Lake) -> None:
+    rows = decisions.read(lake)
+    shutil.rmtree(lake.uri(decisions.TABLE))
+    lake.create(decisions.TABLE, decisions.SCHEMA)
+    forged = [asdict(row) | {"reason": "forged"} for row in rows]
+    lake.append(decisions.TABLE, pa.Table.from_pylist(forged, schema=decisions.SCHEMA), COMMIT)
+    assert any(
+        line.startswith("contrail audit verify") and "row 0" in line
+        for line in decided(run, "status")["next"]
     )
 
 
