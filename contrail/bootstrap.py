@@ -109,13 +109,36 @@ class DayDraws:
         return precision, error
 
     def interval(self, drawn: Floats, confidence: float) -> Interval:
-        """The percentile interval of a statistic's draws; NaN where fewer than two days, or nothing, was drawn."""
+        """The interval of a statistic from its draws; NaN where fewer than two days, or nothing, was drawn.
+
+        Percentiles, further out than the confidence says: those of few days alone are too narrow, as a normal interval
+        is where Student's is due (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
+        Bootstrap", 2015). Of 60 days that changes little, of four nearly all draws lie within.
+        """
+        from scipy.special import ndtr, stdtrit
+
         known = drawn[~np.isnan(drawn)]
         if self.days < MIN_DAYS or len(known) == 0:
             return math.nan, math.nan
-        outside = (1.0 - confidence) / 2.0
+        student = float(stdtrit(self.days - 1, (1.0 - confidence) / 2.0))
+        outside = float(ndtr(math.sqrt(self.days / (self.days - 1)) * student))
         low, high = np.quantile(known, [outside, 1.0 - outside])
         return float(low), float(high)
+
+    def p_value(self, drawn: Floats) -> float:
+        """Two-sided, of a statistic that is truly zero: the inverse of `interval`; NaN where that is NaN.
+
+        Twice the share of draws on the smaller side of zero, the sample itself counted in, brought from the normal to
+        Student's distribution.
+        """
+        from scipy.special import ndtri, stdtr
+
+        known = drawn[~np.isnan(drawn)]
+        if self.days < MIN_DAYS or len(known) == 0:
+            return math.nan
+        side = min(int((known <= 0.0).sum()), int((known >= 0.0).sum()))
+        share = min(0.5, (side + 1) / (len(known) + 1))
+        return 2.0 * float(stdtr(self.days - 1, float(ndtri(share)) * math.sqrt((self.days - 1) / self.days)))
 
 
 def _average_precision(rows: Floats, hits: Floats) -> float:

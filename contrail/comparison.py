@@ -7,7 +7,6 @@ one looks worse by chance.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,7 +35,7 @@ class SliceComparison:
         gain: champion's mean log-loss − challenger's; positive where the challenger is better.
         low: lower end of the gain's interval, not corrected for the number of slices.
         high: upper end.
-        p_value: two-sided, of no difference.
+        p_value: two-sided, of no difference; NaN where there is one day only.
         p_holm: the same after Holm's correction over all slices.
         is_worse: whether the challenger is significantly worse here.
     """
@@ -142,7 +141,7 @@ def _slices(rows: pa.Table, gains: Floats, draws: DayDraws, use_case: UseCase) -
     ]
     confidence = use_case.criteria.confidence
     drawn = [draws.group_means(gains, chosen.astype(np.int64), 2)[:, 1] for _, _, chosen in named]
-    p_values = [_p_value(each) if draws.days > 1 else math.nan for each in drawn]
+    p_values = [draws.p_value(each) for each in drawn]
     corrected = holm(np.array(p_values))
     found: list[SliceComparison] = []
     for place, (column, value, chosen) in enumerate(named):
@@ -162,10 +161,3 @@ def _slices(rows: pa.Table, gains: Floats, draws: DayDraws, use_case: UseCase) -
             )
         )
     return tuple(found)
-
-
-def _p_value(drawn: Floats) -> float:
-    """Two-sided: twice the share of draws on the smaller side of zero, the sample itself counted in."""
-    known = drawn[~np.isnan(drawn)]
-    side = min(int((known <= 0.0).sum()), int((known >= 0.0).sum()))
-    return min(1.0, 2.0 * (side + 1) / (len(known) + 1))

@@ -107,8 +107,8 @@ def _of_column(
     return listed
 
 
-# MetricFrame takes any function of the labels and the decisions. The rates that come with fairlearn and scikit-learn say
-# 0, with a warning, where nothing was selected; here that is unknown.
+# MetricFrame takes any function of the labels and the decisions. The rates that come with fairlearn and scikit-learn
+# say 0, with a warning, where nothing was selected; here that is unknown.
 def _selection_rate(labels: Any, decisions: Any) -> float:
     return _mean(decisions)
 

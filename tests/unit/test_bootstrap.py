@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from contrail import evaluation
@@ -85,10 +86,36 @@ def test_the_interval_of_a_mean_is_that_of_the_theory_of_independent_days():
     assert wider[0] < low < high < wider[1]
 
 
+def test_few_days_still_cover_the_truth_nearly_as_often_as_promised():
+    covered = plain = 0
+    for seed in range(300):
+        values = np.random.default_rng(seed).normal(0.0, 1.0, 8)
+        draws = DayDraws.of(np.arange(8), seed=seed)
+        means = draws.means(values)
+        low, high = draws.interval(means, 0.9)
+        covered += low < 0.0 < high
+        low, high = np.quantile(means, [0.05, 0.95])
+        plain += low < 0.0 < high
+    assert covered / 300 == pytest.approx(0.9, abs=0.04)
+    assert plain / 300 < 0.85, "ordinary percentiles promise too much"
+
+
+def test_the_p_value_is_that_of_a_t_test_over_days():
+    for days in (12, 60):
+        values = DRAW.normal(0.4, 1.0, days)
+        draws = DayDraws.of(np.arange(days), draws=20_000)
+        expected = stats.ttest_1samp(values, 0.0).pvalue
+        assert draws.p_value(draws.means(values)) == pytest.approx(expected, rel=0.35, abs=0.003)
+    assert draws.p_value(draws.means(np.zeros(60))) == 1.0
+    four = DayDraws.of(np.arange(4), draws=10_000)
+    assert 0.02 < four.p_value(four.means(np.ones(4))) < 0.1, "four days prove little, whatever they say"
+
+
 def test_what_cannot_be_said_has_no_interval():
     labels, scores = np.array([True, True, False]), np.array([0.2, 0.4, 0.6])
     one_day = DayDraws.of(np.array([1, 1, 1]), draws=10)
     assert all(math.isnan(end) for end in one_day.interval(one_day.means(scores), 0.95))
+    assert math.isnan(one_day.p_value(one_day.means(scores)))
     none = DayDraws.of(np.array([], dtype=int), draws=10)
     nothing = (np.array([], dtype=bool), np.array([]))
     assert np.isnan(none.means(nothing[1])).all()
