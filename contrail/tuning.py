@@ -160,11 +160,18 @@ class Study:
     @property
     def verdict(self) -> str:
         """In one sentence how the declared parameters stand."""
+        if self.best.learning == self.declared.learning:
+            return (
+                f"the declared parameters have a log-loss of {self.declared.loss:.5f}, and none of {self.finished} "
+                "trials was better"
+            )
         within = "within" if self.is_declared_good else "more than"
+        paired = self.difference / self.difference_error if self.difference_error else math.inf
         return (
             f"the declared parameters have a log-loss of {self.declared.loss:.5f}, the best of {self.finished} trials "
-            f"{self.best.loss:.5f}: {self.difference:.5f} less (± {self.difference_error:.5f}, paired by day), "
-            f"{within} one standard error ({self.best.standard_error:.5f} over days)"
+            f"{self.best.loss:.5f}, {self.difference:.5f} less: {within} one standard error over days "
+            f"({self.best.standard_error:.5f}), {paired:.1f} standard errors of the difference paired by day "
+            f"({self.difference_error:.5f})"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from contrail import duck, training, tuning, tuning_report
+from contrail import duck, training, tuning, tuning_report, tuning_search
 from contrail.encoding import Encoding
 from contrail.file_lock import locked
 from contrail.lake import Commit, Lake
@@ -33,12 +33,20 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = small_model.rows()
 GIVEN = TrainingSet(ROWS, "model/broken_jar/training_set@v3", "content-1", NOW)
 TRIALS = 7
+ROUNDS = 60  # in place of the many that real rows need
 
 
 def run(storage: Path, given: TrainingSet = GIVEN, use_case=USE_CASE, **options) -> Study:
     return tune(
         given, use_case, **({"storage": storage, "trials": TRIALS, "seconds": 60, "threads": 1} | options)
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning_search, "MOST_ROUNDS", ROUNDS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +175,7 @@ def test_one_number_of_rounds_is_taken_for_all_folds(study):
     for trial in (t for t in study.trials if t.state == "complete"):
         assert trial.loss == min(trial.curve.values()) == trial.curve[trial.learning.rounds]
         assert trial.loss == pytest.approx(np.mean(trial.fold_losses))
-    assert {10, 20, 600} <= set(study.trials[0].curve)
+    assert set(study.trials[0].curve) == set(range(10, ROUNDS + 1, 10))
 
 
 def test_the_search_space_takes_the_declared_parameters_in():
@@ -189,7 +197,12 @@ def test_the_verdict_follows_from_the_losses_of_days(study):
     assert study.difference == pytest.approx(total)
     assert study.difference == study.declared.loss - study.best.loss >= 0
     assert study.is_declared_good == (study.difference <= study.best.standard_error)
-    assert ("more than one standard error" in study.verdict) == (not study.is_declared_good)
+    assert ("more than one standard error over days" in study.verdict) == (not study.is_declared_good)
+    errors = study.difference / study.difference_error
+    assert f"{errors:.1f} standard errors of the difference paired by day" in study.verdict
+    alone = replace(study, best=study.declared, difference=0.0, difference_error=0.0)
+    assert alone.is_declared_good
+    assert f"none of {TRIALS} trials was better" in alone.verdict
 
 
 def test_the_standard_error_of_equal_days_is_the_textbook_s():
@@ -209,8 +222,9 @@ CUT_OFF = """
 import sys, time
 from pathlib import Path
 from contrail import tuning_search
-from tests.unit.test_tuning import run
+from tests.unit.test_tuning import ROUNDS, run
 
+tuning_search.MOST_ROUNDS = ROUNDS
 judge, calls = tuning_search.Search._day_losses, []
 def hang(self, boosters, rounds):
     calls.append(rounds)
@@ -314,6 +328,11 @@ def test_the_evidence_says_what_was_found_and_names_no_machine(study, storage, t
     page = written[1].read_text()
     assert study.verdict in page
     assert "(broken_jar.png)" in page
+    assert tuning_report.declaration(study.best.learning) in page
+    behind = [
+        f"{a - b:+.4f}" for a, b in zip(study.declared.fold_losses, study.best.fold_losses, strict=True)
+    ]
+    assert f"behind by {', '.join(behind)}." in page
     picture = written[2].read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) < 300_000
