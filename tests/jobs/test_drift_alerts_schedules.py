@@ -253,8 +253,10 @@ def test_every_sensor_evaluates_as_dagster_calls_it(done, instance, sent):
         "landing": 4,
         "raw_freshness": 1,
         "refresh": 1,
-        f"drift_{USE_CASE.name}": 0,
+        **{f"drift_{name}": 0 for name in USE_CASES},
         "alert_partition_blocked": 0,
+        "mlflow_aliases": 0,
+        "mlflow_abandoned_runs": 0,
     }
 
 
