@@ -146,7 +146,9 @@ def test_verdicts_say_what_one_must_know():
     )
     assert "never" not in judged()["parity"].note
     assert "parity check" in judged(parity_mismatches=None)["parity"].note
-    assert "could not be compared" in judged(champion=SHA)["champion"].note
+    assert "could not be compared: no labelled rows" in judged(champion=SHA)["champion"].note
+    blind = judged(champion=SHA, why_not_compared="it cannot score these rows")
+    assert blind["champion_slices"].note.endswith("could not be compared: it cannot score these rows")
 
 
 def test_what_is_not_asked_is_not_judged():
