@@ -37,6 +37,7 @@ def card(facts: CardFacts) -> Card:
 
     Raises:
         CardError: the evidence is of another model or use case than the manifest, or has no test part.
+        ModelTextError: the model's text does not describe its features.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only who wants the card pays for it
 

@@ -9,7 +9,6 @@ from typing import Any
 from contrail import model_card_tables as tables
 from contrail.model_card_blocks import (
     Block,
-    CardError,
     CardFacts,
     Commands,
     Items,
@@ -20,6 +19,7 @@ from contrail.model_card_blocks import (
     Text,
 )
 from contrail.model_card_words import Summary, count, instant, number, percent, share_of_days
+from contrail.model_text import feature_infos
 from contrail.use_case import UseCase
 
 _AT_TOP = ("slice", "calibration", "backtest")
@@ -323,7 +323,7 @@ def _caveats(facts: CardFacts, summary: Summary) -> Section:
 
 def _what_the_file_shows(facts: CardFacts) -> Section:
     infos = feature_infos(facts.model_text)
-    rows = tuple((name, *tables.shown_of(info)) for name, info in infos.items())
+    rows = tuple(infos.items())
     return Section(
         "What the model file still shows",
         (
@@ -332,7 +332,7 @@ def _what_the_file_shows(facts: CardFacts) -> Section:
                 "rows, of a text feature how many codes there are and which are the frequent ones, and where the trees "
                 "split. The texts behind the codes are in features.json beside it."
             ),
-            Table(("feature", "kind", "least", "greatest"), rows, numeric=(2, 3), is_long=True),
+            Table(("feature", "shown"), rows, is_long=True),
         ),
     )
 
@@ -363,17 +363,3 @@ def _commands(facts: CardFacts) -> Section:
 def _duration(minutes: int) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} minutes" if rest or not hours else f"{hours} hour{'s' if hours > 1 else ''}"
-
-
-def feature_infos(model_text: str) -> dict[str, str]:
-    """Feature → what the model text shows of it: least and greatest training value, or its codes; empty if nothing.
-
-    Raises:
-        CardError: this is no LightGBM model text.
-    """
-    lines = dict(line.split("=", 1) for line in model_text.splitlines()[:40] if "=" in line)
-    try:
-        names, infos = lines["feature_names"].split(" "), lines["feature_infos"].split(" ")
-        return {name: "" if info == "none" else info for name, info in zip(names, infos, strict=True)}
-    except (KeyError, ValueError) as error:
-        raise CardError("this is no LightGBM model text: it names no features") from error

@@ -7,7 +7,6 @@ from typing import Any
 
 from contrail.model_card_blocks import Block, Table, Text
 from contrail.model_card_words import (
-    NONE,
     by_auc,
     count,
     instant,
@@ -150,14 +149,3 @@ def fairness(found: Sequence[Row]) -> Table:
         "slice", "value", "rows", "positive decisions", "of positives", "of negatives", "precision", "bias",
     )  # fmt: skip
     return Table(header, rows, numeric=(2, 3, 4, 5, 6, 7))
-
-
-def shown_of(info: str) -> tuple[str, str, str]:
-    """Kind, least and greatest of a feature, from the model text's own words."""
-    if not info:
-        return ("not used", NONE, NONE)
-    if info.startswith("[") and ":" in info:
-        least, _, greatest = info[1:-1].partition(":")
-        return ("number", least, greatest)
-    codes = [code for code in info.split(":") if code != "-1"]  # -1: missing
-    return ("text", f"{len(codes)} codes", NONE)

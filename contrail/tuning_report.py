@@ -197,10 +197,10 @@ def _difference(study: Study) -> list[str]:
         f"{each.learning.rounds} trees of up to {each.learning.num_leaves} leaves"
         for each in (best, declared)
     ]
-    complete = [each.loss for each in study.trials if each.state == "complete"]
-    better = sum(loss < declared.loss for loss in complete)
+    others = [each for each in study.trials if each.state == "complete" and not _is_of(each, declared)]
+    better = sum(each.loss < declared.loss for each in others)
     return [
-        f"- {better} of {len(complete)} complete trials were better than the declared parameters.",
+        f"- {better} of {len(others)} other complete trials were better than the declared parameters.",
         f"- By fold, oldest first, the declared parameters are behind by {by_fold}.",
         f"- The best grow {sizes[0]}, the declared {sizes[1]}.",
         f"- To declare the best: `{declaration(best.learning)}`",
