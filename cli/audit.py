@@ -32,7 +32,7 @@ def verify(
 ) -> None:
     """Recompute the chain of decisions and name the first altered row. Ends with 1 where there is one.
 
-    The heads that each decision left in Dagster and in MLflow are compared too: a tail that was cut off shows by
+    The heads that each decision left in Dagster and in MLflow are compared too: an end that was cut off shows by
     nothing else.
     """
     raise typer.Exit(main(anchor or [], as_json=json))

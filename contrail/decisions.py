@@ -3,7 +3,7 @@
 Every row holds the sha256 of the row before it and its own, which is that of its canonical JSON: one object of all
 columns but ``row_sha256``, keys sorted, no blanks, UTF-8 unescaped; an instant as ISO 8601 in UTC with six decimals and
 ``+00:00``, a list as an array, an absent value as null. Changing, deleting or reordering a row breaks the chain there.
-A tail that was cut off leaves a good chain: it shows only against an *anchor*, the sequence number and hash of a head,
+An end that was cut off leaves a good chain: it shows only against an *anchor*, the sequence number and hash of a head,
 kept somewhere else.
 
 Nothing is held in memory: whatever is asked is folded from the rows (`contrail.registry`, `contrail.promotions`). A
@@ -287,17 +287,13 @@ def _check_chain(rows: Sequence[Decision]) -> tuple[int, str] | None:
 
 
 def _check_anchor(rows: Sequence[Decision], anchor: Anchor) -> tuple[int, str] | None:
-    found = next((row for row in rows if row.sequence == anchor.sequence), None)
-    if found is None:
-        # The first row that is not there: all from it to the anchor were.
-        return len(
-            rows
-        ), f"the anchor {anchor} names a row that is gone: the tail was cut off after {len(rows)} rows"
-    if found.row_sha256 != anchor.sha256:
-        return (
-            anchor.sequence,
-            f"the anchor {anchor} names another row: the log was written anew from here or from before",
-        )
+    named = next((row for row in rows if row.sequence == anchor.sequence), None)
+    if named is None:
+        cut = f"the anchor {anchor} names a row that is gone: the end was cut off after {len(rows)} rows"
+        return len(rows), cut
+    if named.row_sha256 != anchor.sha256:
+        anew = f"the anchor {anchor} names another row: the log was written anew from here or from before"
+        return anchor.sequence, anew
     return None
 
 

@@ -327,14 +327,14 @@ def test_audit_of_a_good_log(run: Run, lake: Lake) -> None:
     assert found["anchors"] == [{"where": "Dagster", "anchor": str(head)}]
 
 
-def test_audit_of_a_cut_tail(run: Run, lake: Lake) -> None:
+def test_audit_of_a_cut_end(run: Run, lake: Lake) -> None:
     decided(run, "request", "2", *BOB)
     head = decisions.head(lake)
     cut(lake, 1)
     code, out, _ = run("audit", "verify")
     assert code == 1
     assert "NOT AS WRITTEN from sequence 4 on: " in out
-    assert "the tail was cut off after 4 rows" in out
+    assert "the end was cut off after 4 rows" in out
     assert f"Dagster names {head}" in out
     code, out, _ = run("audit", "verify", "--json")
     found = json.loads(out)

@@ -259,7 +259,7 @@ def test_nothing_is_decided_upon_a_damaged_log(lake: Lake) -> None:
 # --- anchors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_cut_tail_shows_by_an_anchor_alone(lake: Lake) -> None:
+def test_a_cut_end_shows_by_an_anchor_alone(lake: Lake) -> None:
     rows = decisions.read(lake)
     anchors = [rows[1].anchor, rows[-1].anchor]
     assert decisions.verify(lake, anchors).holds
@@ -267,7 +267,7 @@ def test_a_cut_tail_shows_by_an_anchor_alone(lake: Lake) -> None:
     assert decisions.verify(lake).holds
     found = decisions.verify(lake, anchors)
     assert (found.first_bad, found.anchors_checked, found.anchors_gone) == (ROWS - 2, 2, (rows[-1].anchor,))
-    assert "the tail was cut off after 4 rows" in found.why
+    assert "the end was cut off after 4 rows" in found.why
 
 
 def test_a_log_written_anew_shows_by_an_anchor_alone(lake: Lake) -> None:
