@@ -62,7 +62,7 @@ def log_model(
         input_example=pd.DataFrame(model.encoding.matrix(golden_rows(model)), columns=pd.Index(features)),
         # Without requirements given, MLflow starts a second Python and loads the model in it to guess them.
         pip_requirements=[f"{package}=={installed_version(package)}" for package in ("lightgbm", "numpy")],
-        metadata=_identities(model, use_case, folder),
+        metadata=_identities(folder),
         extra_files=[str(folder / name) for name in _beside(folder)],
     )
     return str(named.model_id)
@@ -123,21 +123,15 @@ def _beside(folder: Path) -> list[str]:
     return [*sorted(set(_manifest(folder)["files"]) - {MODEL}), MANIFEST]
 
 
-def _identities(model: TrainedModel, use_case: UseCase, folder: Path) -> dict[str, Any]:
+def _identities(folder: Path) -> dict[str, Any]:
+    """What the lake's manifest says of the model: the same in every MLflow that it is ever put into."""
     manifest = _manifest(folder)
-    code = json.dumps(dict(use_case.feature_code()), sort_keys=True).encode()
-    return {
-        "use_case": use_case.name,
-        "model_sha256": model.sha256,
-        "training_set": manifest["training_set"],
-        "feature_order_sha256": use_case.feature_order_sha256,
+    code = json.dumps(manifest["feature_code"], sort_keys=True).encode()
+    same = ("use_case", "training_set", "feature_order_sha256", "criteria_sha256", "lock_sha256")
+    return {name: manifest[name] for name in same} | {
+        "model_sha256": manifest["files"][MODEL],
         "feature_code_sha256": hashlib.sha256(code).hexdigest(),
-        "criteria_sha256": use_case.criteria.sha256,
-        "lock_sha256": manifest["lock_sha256"],
-        "files": {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in (MODEL, *_beside(folder))
-        },
+        "files": manifest["files"] | {MANIFEST: hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()},
     }
 
 
