@@ -111,8 +111,8 @@ class Lake:
         schema = _arrow_schema(opened)
         added: Any = opened.get_add_actions(flatten=True).column("path")
         paths = [Path(self.uri(table)) / path for path in sorted(added.to_pylist())]
-        files = [parquet.ParquetFile(path).read().cast(schema) for path in paths]
-        return opened.version(), pa.concat_tables(files) if files else schema.empty_table()
+        files = [parquet.ParquetFile(path).read(use_threads=False) for path in paths]
+        return opened.version(), pa.concat_tables(files).cast(schema) if files else schema.empty_table()
 
     def schema(self, table: str) -> pa.Schema:
         """The table's Arrow schema, provenance columns included."""
