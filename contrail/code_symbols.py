@@ -149,6 +149,7 @@ class Code:
             return self._import_time(module)
         if name == ALL:
             symbols = [f"{module_name}:{bound}" for bound in module.bindings]
+            symbols += [f"{inner}:{ALL}" for inner in self.modules() if inner.startswith(f"{module_name}.")]
             return Meaning(f"module {module_name}", (*symbols, f"{module_name}:"))
         if name in module.bindings:
             found = self.meaning_of(module, module.bindings[name], apart=frozenset())

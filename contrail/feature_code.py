@@ -6,9 +6,9 @@ constants, through imports, and the SQL in them. Followed by name and never by r
 covers too much than too little. Two things are outside: files that code reads while it runs, and libraries, whose
 versions the environment's lock has.
 
-An entry point is a string ``module:name`` (``module`` alone: all of it) or an object: a function, class, partial, bound
-method, or an instance or collection that holds some. Of an object the values count as well as the code, so what was
-computed at import (a table declared in a loop, a closure) counts with what came out.
+An entry point is a string ``module:name`` (``module`` alone: all of it, of a package all its modules) or an object: a
+function, class, partial, bound method, or an instance or collection that holds some. Of an object the values count as
+well as the code, so what was computed at import (a table declared in a loop, a closure) counts with what came out.
 """
 
 from __future__ import annotations

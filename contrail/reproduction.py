@@ -20,6 +20,7 @@ from contrail.recipe import Recipe, made_with
 from contrail.training import refit
 from contrail.use_case import UseCase
 
+TREES_AT_ONCE = 50
 Progress = Callable[[str], None]
 
 
@@ -91,7 +92,12 @@ def reproduce(
         f"learning {recipe.learning.rounds} trees from the days {recipe.cuts.first} to {recipe.cuts.train_end} "
         f"(exclusive), {recipe.threads} thread{'s' if recipe.threads > 1 else ''}"
     )
-    made = refit(rows, recipe)
+
+    def after_a_tree(trees: int) -> None:
+        if trees % TREES_AT_ONCE == 0:
+            say(f"{trees} of {recipe.learning.rounds} trees")
+
+    made = refit(rows, recipe, each_tree=after_a_tree)
     say("comparing")
     is_same = made.sha256 == sha256
     return Reproduction(

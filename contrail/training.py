@@ -8,7 +8,7 @@ run have fixed values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 PARTS = ("train", "validate", "test")
+EachTree = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,12 @@ def fit(
     return _learn(rows, split.rows["train"], recipe, split.dropped["train"])
 
 
-def refit(rows: pa.Table, recipe: Recipe) -> TrainedModel:
+def refit(rows: pa.Table, recipe: Recipe, *, each_tree: EachTree | None = None) -> TrainedModel:
     """Learn a model again, by its recorded recipe: the same rows give the same bytes, whatever is declared by now.
 
     Args:
         rows: the training set at the version that the model was learnt from, in any order.
+        each_tree: see `grow`.
 
     Raises:
         TrainingError: as `split_rows` and `fit`.
@@ -222,15 +224,16 @@ def refit(rows: pa.Table, recipe: Recipe) -> TrainedModel:
         recipe.cuts.train_end,
         recipe.labels_cut,
     )
-    return _learn(rows, chosen, recipe, dropped)
+    return _learn(rows, chosen, recipe, dropped, each_tree)
 
 
-def grow(matrix: Floats, labels: Booleans, recipe: Recipe) -> Any:
+def grow(matrix: Floats, labels: Booleans, recipe: Recipe, *, each_tree: EachTree | None = None) -> Any:
     """The fit alone: LightGBM's trees of a matrix.
 
     Args:
         matrix: shape (rows, features), in the recipe's order of features; texts are codes, missing is NaN.
         labels: of the rows.
+        each_tree: is told the number of trees after each one, for whoever waits.
 
     Returns:
         The booster.
@@ -245,10 +248,17 @@ def grow(matrix: Floats, labels: Booleans, recipe: Recipe) -> Any:
         categorical_feature=[recipe.features.index(name) for name in recipe.categorical],
         params=parameters,
     )
-    return lightgbm.train(parameters, data, num_boost_round=recipe.learning.rounds)
+
+    def told(state: Any) -> None:
+        if each_tree is not None:
+            each_tree(int(state.iteration) + 1)
+
+    return lightgbm.train(parameters, data, num_boost_round=recipe.learning.rounds, callbacks=[told])
 
 
-def _learn(rows: pa.Table, chosen: Integers, recipe: Recipe, dropped: int) -> TrainedModel:
+def _learn(
+    rows: pa.Table, chosen: Integers, recipe: Recipe, dropped: int, each_tree: EachTree | None = None
+) -> TrainedModel:
     parameters = recipe.parameters(len(chosen))
     columns = [recipe.label, *recipe.naive_group_columns, *recipe.categorical]
     small = rows.select(list(dict.fromkeys(columns))).take(pa.array(chosen))
@@ -261,7 +271,7 @@ def _learn(rows: pa.Table, chosen: Integers, recipe: Recipe, dropped: int) -> Tr
     naive = NaiveReference.learn(small, recipe.naive_group_columns, labels)
     matrix = encoding.matrix(rows, chosen)
     profile = Profile.of(matrix, encoding)
-    fitted = grow(matrix, labels, recipe)
+    fitted = grow(matrix, labels, recipe, each_tree=each_tree)
     text = canonical(fitted.model_to_string())
     gain: Floats = np.asarray(fitted.feature_importance(importance_type="gain"), dtype=np.float64)
     total = float(gain.sum()) or 1.0

@@ -237,6 +237,17 @@ def test_every_way_to_import_is_followed(package):
     assert [piece for piece in pieces if before[piece] == after[piece]] == []
 
 
+def test_a_package_named_alone_is_all_of_its_modules(package):
+    before = package.means({"all": ["jars"], "helpers": ["jars.helpers"]})
+    package.change("lid", "width > 3", "width > 4")
+    assert [
+        w.split()[0]
+        for w in differences(before, package.means({"all": ["jars"], "helpers": ["jars.helpers"]}))
+    ] == ["all"]
+    package.change("helpers", "UNUSED = 1", "UNUSED = 2")
+    assert package.means({"helpers": ["jars.helpers"]})["helpers"] != before["helpers"]
+
+
 def test_a_subclass_that_is_told_to_its_base_counts(package):
     package.add(
         "helpers", "\nclass Base:\n    def __init_subclass__(cls):\n        KNOWN.append(cls)\n\nKNOWN = []\n"

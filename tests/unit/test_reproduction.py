@@ -63,6 +63,13 @@ def test_the_same_bytes_from_the_recorded_version_of_the_rows(lake, threads):
     assert [words.split()[0] for words in said] == ["broken_jar", "reading", "learning", "comparing"]
 
 
+def test_who_waits_is_told_of_the_trees(lake, monkeypatch):
+    monkeypatch.setattr(reproduction, "TREES_AT_ONCE", 10)
+    said: list[str] = []
+    assert reproduce(lake, USE_CASE, 1, progress=said.append).is_identical
+    assert said[-3:] == ["10 of 20 trees", "20 of 20 trees", "comparing"]
+
+
 def test_what_is_declared_today_does_not_matter(lake):
     today = replace(
         USE_CASE, learning=LearningParameters(rounds=3), seed=99, features=("batch_size",), categorical=(),
