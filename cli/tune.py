@@ -10,7 +10,7 @@ from cli.output import Failure, failures, print_json, say, table
 from contrail import duck, tuning, tuning_report
 from contrail.clock import pin_utc
 from contrail.lake import Lake, LakeError
-from contrail.settings import Settings
+from contrail.settings import Settings, export
 from contrail.training import TrainingError
 
 
@@ -19,6 +19,7 @@ def main(use_case: str | None, *, trials: int, seconds: float, evidence: Path | 
     from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
 
     pin_utc()
+    export({"OMP_WAIT_POLICY": "PASSIVE"})  # before LightGBM is loaded: its idle threads would spin
     settings = Settings()
     name = use_case or DEFAULT_USE_CASE
     if name not in USE_CASES:

@@ -32,6 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         monkeypatch.setattr(module, "USE_CASES", {USE_CASE.name: USE_CASE})
     monkeypatch.setattr(tuning_search, "MOST_ROUNDS", 40)
     monkeypatch.setattr(use_cases, "DEFAULT_USE_CASE", USE_CASE.name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # the command sets it; put back afterwards
     monkeypatch.setenv("CONTRAIL_HOME", str(tmp_path / "home"))
     return Settings()
 
