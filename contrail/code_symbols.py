@@ -11,6 +11,7 @@ import ast
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from contrail.canonical_code import canonical
@@ -251,6 +252,6 @@ def _place(package: str) -> Path:
         raise FeatureCodeError(f"the package {package} cannot be found")
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
-    if spec.origin is None:
+    if not isinstance(spec.loader, SourceFileLoader):
         raise FeatureCodeError(f"the package {package} has no source")
-    return Path(spec.origin)
+    return Path(spec.loader.path)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from contrail import feature_code
-from contrail.canonical_code import canonical_sql
 from contrail.feature_code import FeatureCodeError, differences, meaning
-from features import request_time
-from features.tables import FEATURE_TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECES = {"jar": ["jars.table:build"], "lid": ["jars.lid:build"]}
@@ -273,6 +267,13 @@ def test_pieces_that_come_and_go_are_named():
     )
 
 
+def test_a_value_inside_a_comment_stays_for_it_may_end_the_comment(package):
+    package.change("table", "-- thin ones", "-- thin ones {hi}")
+    before = package.means()
+    package.change("table", "-- thin ones {hi}", "-- thick ones {hi}")
+    assert package.means()["jar"] != before["jar"]
+
+
 # --- entry points that are objects --------------------------------------------------------------------------
 
 
@@ -387,86 +388,10 @@ def test_what_cannot_be_told_is_refused(package):
         package.means({"lid": ["jars.lid:build"]})
 
 
-# --- SQL ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "SELECT 'it''s -- no  comment'   FROM  t",
-        'SELECT "a  --  b"  FROM  t',
-        "SELECT 1 /* a /* nested */ one */  FROM t -- end\n",
-    ],
-)
-def test_quotes_are_kept_and_comments_go(text):
-    found = canonical_sql(text)
-    assert canonical_sql(found) == found
-    for quoted in ("'it''s -- no  comment'", '"a  --  b"'):
-        assert (quoted in found) == (quoted in text)
-    assert "nested" not in found
-    assert "-- end" not in found
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "two  spaces, no query",
-        "SELECT 'opened here  and closed elsewhere",
-        "SELECT $$a  b$$ FROM t",
-        r"SELECT e'a\'  -- b' FROM t",
-        "SELECT a /* never closed  FROM t",
-        "comes  from somewhere",
-        "SELECT a -- what is put behind it is swallowed",
-    ],
-)
-def test_what_is_no_certain_sql_stays_as_it_is(text):
-    assert canonical_sql(text) == text
-
-
-def test_a_value_inside_a_comment_stays_for_it_may_end_the_comment(package):
-    package.change("table", "-- thin ones", "-- thin ones {hi}")
-    before = package.means()
-    package.change("table", "-- thin ones {hi}", "-- thick ones {hi}")
-    assert package.means()["jar"] != before["jar"]
-
-
-# --- this project's features --------------------------------------------------------------------------------
-
-
-def of_the_project() -> dict[str, str]:
-    pieces: dict[str, list[object]] = {
-        name: [table.build, table.keys, table.max_age, [(c.name, c.sql_type, c.prior) for c in table.columns]]
-        for name, table in FEATURE_TABLES.items()
-    }
-    pieces["request"] = [request_time.request_time_features, "features.vectors:fill_priors"]
-    return meaning(pieces, ["features", "contrail"])
-
-
-def test_every_process_says_the_same_of_the_projects_features():
-    program = "import json; from tests.unit.test_feature_code import of_the_project; print(json.dumps(of_the_project()))"
-    said = {
-        subprocess.run(
-            ["env", f"PYTHONHASHSEED={seed}", sys.executable, "-c", program],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in (1, 2)
-    }  # fmt: skip
-    assert len(said) == 1
-    found = of_the_project()
-    assert all(sha256 in next(iter(said)) for sha256 in found.values())
-    assert len(set(found.values())) == len(found), "tables that differ mean different things"
-
-
-def test_the_projects_features_take_under_half_a_second():
-    of_the_project()
-    began = time.process_time()
-    of_the_project()
-    assert time.process_time() - began < 0.5
-
-
-def test_a_table_reaches_its_helpers_and_no_other_table():
-    reached = feature_code._Reached(feature_code.Code(["features", "contrail"]), frozenset())
-    reached.enter(FEATURE_TABLES["station_weather"].build)
-    symbols = {symbol.partition(":")[0] for symbol in reached._symbols}
-    assert {"features.weather", "features.declarations", "contrail.windows"} <= symbols
-    assert not symbols & {"features.state", "features.aircraft", "features.grid_tables"}
+def test_a_module_of_its_own_is_a_package_too(package):
+    alone = package.folder.parent / "jars_alone.py"
+    alone.write_text("LIMIT = 1\n\n\ndef build():\n    return LIMIT\n")
+    pieces: dict[str, list[object]] = {"x": ["jars_alone:build"]}
+    before = meaning(pieces, ["jars_alone"])
+    alone.write_text("LIMIT = 2\n\n\ndef build():\n    return LIMIT\n")
+    assert meaning(pieces, ["jars_alone"]) != before
