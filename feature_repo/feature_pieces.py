@@ -57,4 +57,4 @@ def _of_table(table: FeatureTable, used: set[str]) -> list[object]:
     columns = tuple(
         (column.name, column.sql_type, column.prior) for column in table.columns if column.name in used
     )
-    return [(table.build, table.keys, table.max_age, table.grid, columns)]
+    return [(table.build, table.keys, table.look_back, table.max_age, table.grid, columns)]

@@ -42,6 +42,7 @@ def test_every_use_case_names_what_its_features_are_made_by() -> None:
     [
         ({"description": "Other words.", "owner": "team:others", "deprecated": "old"}, False),
         ({"max_age": timedelta(hours=1)}, True),
+        ({"look_back": timedelta(hours=1)}, True),
         ({"keys": ("origin", "dest")}, True),
         ({"build": FEATURE_TABLES["dest_state"].build}, True),
     ],
