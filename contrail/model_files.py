@@ -74,7 +74,7 @@ class Lineage:
     tracking_run_id: str
     git_sha: str
     lock_sha256: str
-    training_set_sha256: str = ""
+    training_set_sha256: str
 
 
 @dataclass(frozen=True)

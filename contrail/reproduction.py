@@ -150,8 +150,7 @@ def _differs(
     found: list[str] = []
     if snapshot != manifest["training_set_sha256"]:
         found.append(
-            f"training set: its snapshot is {snapshot[:12]}, recorded is "
-            f"{manifest['training_set_sha256'][:12] or 'none'}"
+            f"training set: its snapshot is {snapshot[:12]}, recorded is {manifest['training_set_sha256'][:12]}"
         )
     found += _changed("parameter", manifest["parameters"], parameters)
     found += _changed("library", manifest["made_with"], made_with())

@@ -102,6 +102,7 @@ LINEAGE = model_files.Lineage(
     tracking_run_id="tracked-1",
     git_sha="abc",
     lock_sha256="def",
+    training_set_sha256="ghi",
 )
 COMMIT = Commit(
     asset="model/broken_jar/model",
