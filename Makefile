@@ -34,8 +34,9 @@ setup: install ## install what requirements.lock says; nothing the second time
 	@$(MAKE) --no-print-directory --silent $(MANIFEST)
 
 .PHONY: demo
-demo: setup ## the whole graph on the default data, from landing files to scores
+demo: setup ## the whole graph on the default data, from landing files to scores; TUNE=20 searches parameters, too
 	@$(ENVIRONMENT); contrail run
+	@$(if $(TUNE),$(ENVIRONMENT); contrail tune --trials $(TUNE))
 
 .PHONY: dev
 dev: setup ## Dagster's web page and daemon on what `demo` made

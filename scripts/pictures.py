@@ -13,8 +13,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from contrail import environment
+from contrail import environment, evidence, registry
+from contrail.lake import Lake
 from contrail.settings import REPO_ROOT, Settings, export
+from feature_repo.use_cases import DEFAULT_USE_CASE
 
 PICTURES = REPO_ROOT / "docs" / "pictures"
 FLAGS = [
@@ -55,12 +57,15 @@ def main() -> None:
             for name, path in (
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
-                ("candidate", "/assets/model/late_flight_2h/candidate"),
+                ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=slices"),
+                ("decide-promotion", "/locations/definitions.py/jobs/decide_promotion/playground"),
                 ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
                 _take(page, name)
+            page.goto(_card(settings).as_uri())
+            _take(page, "model-card")
             page.goto(f"{address}/assets/monitor/late_flight_2h/performance")
             page.get_by_text("[Show Markdown]").first.click()
             page.wait_for_timeout(SETTLE_MILLISECONDS)
@@ -69,6 +74,14 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait(30)
+
+
+def _card(settings: Settings) -> Path:
+    """The card of the default use case's champion."""
+    champion = next(
+        v for v in registry.versions(DEFAULT_USE_CASE, Lake(settings.lake_root)) if v.role == "champion"
+    )
+    return evidence.folder(settings.lake_root, champion.sha256, champion.evaluation_id) / "card.html"
 
 
 def _take(page: Page, name: str) -> None:
