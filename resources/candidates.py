@@ -167,7 +167,7 @@ def make(
     )
     asked = _ask(lake, use_case, registered, who, commit)
     head = decisions.head(lake.lake)
-    remarks += after_decision(settings, use_case.name, head) if head else []
+    remarks += after_decision(settings, use_case.name, head, instance=context.instance) if head else []
     return Made(model, examined, registered, tracked, reference, asked, card.markdown, tuple(remarks))
 
 

@@ -58,7 +58,7 @@ def main() -> None:
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
                 ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=slices"),
-                ("decide-promotion", "/locations/definitions.py/jobs/decide_promotion/playground"),
+                ("decide-promotion", "/locations/contrail/jobs/decide_promotion/playground"),
                 ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def materialisations(instance: dg.DagsterInstance, key: str) -> dict[str | None,
 def test_every_run_succeeded_stage_by_stage(said):
     assert [run["job"] for run in said["runs"]] == [
         "reference", "ingest", "ingest", "clean", "features",
-        f"train_{DEFAULT_USE_CASE}", f"score_{DEFAULT_USE_CASE}", f"monitor_{DEFAULT_USE_CASE}",
+        *(f"{step}_{name}" for name in USE_CASES for step in ("train", "score", "monitor")),
     ]  # fmt: skip
     assert all(run["ok"] and run["error"] == "" for run in said["runs"])
     assert said["blocked"] == {}
@@ -141,6 +142,45 @@ def test_scores_lie_after_the_training_range_and_one_per_decision(lake):
             FROM {{{PREDICTIONS}}}""",
     )
     assert (first, doubled, above) == ("2013-01-15", 0, 0)
+
+
+def test_the_day_ahead_has_scored_the_day_whose_feed_has_not_landed(lake):
+    of = {
+        name: rows(
+            lake,
+            f"""SELECT min(service_date)::VARCHAR, max(service_date)::VARCHAR, max(decision_at)
+                FROM {{score/{name}/predictions}}""",
+        )[0]
+        for name in USE_CASES
+    }
+    assert of[DEFAULT_USE_CASE][1] == LAST
+    # Decided at 18:00 on the evening before; those of the first day after the training range lie within it.
+    first, last, decided = of["late_flight_day_ahead"]
+    assert (first, last) == ("2013-01-16", LAST_SCHEDULED)
+    assert decided == datetime(2013, 1, 21, 23, tzinfo=UTC)
+    counted = (
+        "SELECT count(*) FROM {clean/departures} WHERE service_date = DATE '2013-01-22' AND NOT is_retracted"
+    )
+    scored = "SELECT count(*) FROM {score/late_flight_day_ahead/predictions} WHERE service_date = DATE '2013-01-22'"
+    assert rows(lake, scored) == rows(lake, counted)
+
+
+@pytest.mark.parametrize("name", USE_CASES)
+def test_no_training_row_holds_what_was_known_after_its_decision(lake, name):
+    ((late, unknown, least),) = rows(
+        lake,
+        f"""SELECT count(*) FILTER (features_known_at > decision_at OR request_known_at > decision_at),
+                   count(*) FILTER (features_known_at IS NULL),
+                   min(decision_at - features_known_at)::VARCHAR
+            FROM {{model/{name}/training_set}}""",
+    )
+    assert late == 0
+    assert least == "00:00:00", "on the grid the newest row is of the very instant"
+    # On the evening before the first day nothing had been heard of yet.
+    ((first_day,),) = rows(
+        lake, f"SELECT count(*) FROM {{model/{name}/training_set}} WHERE service_date = '{FIRST}'"
+    )
+    assert unknown == (first_day if name == "late_flight_day_ahead" else 0)
 
 
 # --- Dagster's instance ------------------------------------------------------------------------------------------
