@@ -265,7 +265,7 @@ def test_status_says_that_all_is_well(three_weeks):
     assert found["now"] == found["complete_until"] == "2013-01-22T07:00:00+00:00"
     assert {feed["state"] for feed in found["feeds"]} == {"fresh"}
     assert (found["due"], found["blocked"], found["next"]) == ([], [], [])
-    assert [model["role"] for model in found["models"]] == ["champion"]
+    assert [model["role"] for model in found["models"]] == ["champion"] * len(USE_CASES)
 
 
 def test_status_and_trace_in_words(three_weeks, said, capsys):
