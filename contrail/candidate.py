@@ -39,6 +39,7 @@ class Circumstances:
 
     Attributes:
         training_set: ``table@version`` of the rows.
+        manifest_sha256: of the stored model.
         certificate: of the rows, from `contrail.leakage.certify`.
         backtest: the rolling monthly backtest of the same rows.
         champion: the model of the moment; None where there is none.
@@ -47,6 +48,7 @@ class Circumstances:
     """
 
     training_set: str
+    manifest_sha256: str
     certificate: Certificate
     backtest: pa.Table
     champion: LoadedModel | None
@@ -120,6 +122,7 @@ def examine(
     evidence = Evidence(
         use_case=use_case.name,
         model_sha256=model.sha256,
+        manifest_sha256=known.manifest_sha256,
         training_set=known.training_set,
         criteria=use_case.criteria,
         champion_sha256=known.champion.sha256 if known.champion else "",

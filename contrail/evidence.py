@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 from contrail import model_files
 from contrail.criteria import Verdict
 from contrail.use_case import Criteria
+from contrail.whole_files import put_folder
 
 FOLDER = "evaluations"
 RECORD = "evaluation.json"
@@ -37,6 +36,7 @@ class Evidence:
     Attributes:
         use_case: name of the use case.
         model_sha256: the model.
+        manifest_sha256: its manifest as it was examined, which names the sha256 of every file of the model.
         training_set: ``table@version`` of the rows it was learnt from and tested on.
         criteria: as they were frozen before the fit.
         champion_sha256: the champion of the moment that it was compared with; empty where there was none.
@@ -50,6 +50,7 @@ class Evidence:
 
     use_case: str
     model_sha256: str
+    manifest_sha256: str
     training_set: str
     criteria: Criteria
     champion_sha256: str
@@ -94,22 +95,7 @@ def store(evidence: Evidence, files: Mapping[str, bytes], lake_root: Path) -> Pa
         The folder.
     """
     target = folder(lake_root, evidence.model_sha256, evidence.evaluation_id)
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{evidence.evaluation_id[:12]}-", dir=target.parent))
-    try:
-        for name, content in {RECORD: evidence.record, **files}.items():
-            path = building / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            model_files.write_durably(path, content)
-        building.chmod(0o755)
-        building.rename(target)
-    except OSError:
-        if not target.exists():  # else somebody stored the same meanwhile
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    put_folder(target, {RECORD: evidence.record, **files})
     return target
 
 

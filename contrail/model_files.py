@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -41,6 +39,7 @@ from contrail.model_text import booster_from_text
 from contrail.recipe import Recipe, TrainingError, made_with
 from contrail.training import TrainedModel
 from contrail.use_case import UseCase
+from contrail.whole_files import put_folder, write_durably
 
 FOLDER = "models"
 MODEL, FEATURES, PROFILE = "model.lgb", "features.json", "profile.json"
@@ -150,21 +149,10 @@ def write(model: TrainedModel, use_case: UseCase, lineage: Lineage, lake_root: P
     if target.exists():
         _renew(target, load(lake_root, model.sha256), model, use_case, lineage)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{model.sha256[:12]}-", dir=target.parent))
-    try:
-        contents = _contents(model)
-        for name, content in contents.items():
-            write_durably(building / name, content)
-        write_durably(building / MANIFEST, sealed(_manifest(model, use_case, lineage, _hashes(contents))))
-        building.chmod(0o755)
-        building.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
+    contents = _contents(model)
+    manifest = sealed(_manifest(model, use_case, lineage, _hashes(contents)))
+    if not put_folder(target, {**contents, MANIFEST: manifest}):
         load(lake_root, model.sha256)  # somebody else stored the same model meanwhile
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return target
 
 
@@ -295,6 +283,15 @@ def golden_rows(model: TrainedModel) -> pa.Table:
     return pa.table(columns)
 
 
+def manifest_sha256(lake_root: Path, sha256: str) -> str:
+    """The identity of a stored model with all its files: the sha256 of the manifest that names theirs.
+
+    Raises:
+        ModelFilesError: there is no manifest.
+    """
+    return hashlib.sha256(_read(folder(lake_root, sha256) / MANIFEST)).hexdigest()
+
+
 def _contents(model: TrainedModel) -> dict[str, bytes]:
     rows = golden_rows(model)
     categories = model.encoding.categories
@@ -386,10 +383,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ModelFilesError(f"there is no {path}; restore the model's folder from the backup") from error
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())

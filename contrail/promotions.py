@@ -311,6 +311,8 @@ def _evidence_doubt(
     judged = (record["use_case"], record["model_sha256"], record["criteria_sha256"])
     if judged != (use_case.name, sha256, criteria_sha256):
         return f"the evaluation {evaluation_id[:12]} is of another model, or by other criteria"
+    if record["manifest_sha256"] != model_files.manifest_sha256(lake.root, sha256):
+        return "the model's files are not those that were evaluated: its manifest was exchanged since; train again"
     return ""
 
 

@@ -98,21 +98,6 @@ def make(
         certificate.require()
         context.log.info(f"fitting on {len(split.rows['train']):,} rows of {reference}")
         model = training.fit(rows, split, use_case, threads=settings.model_threads)
-        champion = registry.champion(use_case.name, lake.lake)
-        context.log.info(f"examining model {model.sha256[:12]}")
-        examined = candidate.examine(
-            rows,
-            split,
-            model,
-            use_case,
-            Circumstances(
-                training_set=reference,
-                certificate=certificate,
-                backtest=months,
-                champion=model_files.load(settings.lake_root, champion.sha256) if champion else None,
-                parity_mismatches=_parity_mismatches(context.instance),
-            ),
-        )
         lineage = model_files.Lineage(
             training_set=reference,
             run_id=context.run.run_id,
@@ -122,6 +107,22 @@ def make(
             training_set_sha256=snapshot,
         )
         folder = model_files.write(model, use_case, lineage, settings.lake_root)
+        champion = registry.champion(use_case.name, lake.lake)
+        context.log.info(f"examining model {model.sha256[:12]}")
+        examined = candidate.examine(
+            rows,
+            split,
+            model,
+            use_case,
+            Circumstances(
+                training_set=reference,
+                manifest_sha256=model_files.manifest_sha256(settings.lake_root, model.sha256),
+                certificate=certificate,
+                backtest=months,
+                champion=model_files.load(settings.lake_root, champion.sha256) if champion else None,
+                parity_mismatches=_parity_mismatches(context.instance),
+            ),
+        )
         evaluation_id = examined.evidence.evaluation_id
         card = model_card.card(
             CardFacts(

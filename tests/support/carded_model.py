@@ -48,6 +48,7 @@ def examined() -> tuple[training.TrainedModel, Evidence]:
     return model, Evidence(
         use_case=USE_CASE.name,
         model_sha256=model.sha256,
+        manifest_sha256="d" * 64,
         training_set=LINEAGE.training_set,
         criteria=USE_CASE.criteria,
         champion_sha256="c" * 64,

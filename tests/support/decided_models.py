@@ -58,6 +58,7 @@ def register(
     found = Evidence(
         use_case=use_case.name,
         model_sha256=made.sha256,
+        manifest_sha256=model_files.manifest_sha256(lake.root, made.sha256),
         training_set=LINEAGE.training_set,
         criteria=frozen,
         champion_sha256=champion.sha256 if champion else "",

@@ -97,6 +97,7 @@ class TrackingWorld:
         found = Evidence(
             use_case=USE_CASE.name,
             model_sha256=model.sha256,
+            manifest_sha256=model_files.manifest_sha256(self.settings.lake_root, model.sha256),
             training_set=LINEAGE.training_set,
             criteria=USE_CASE.criteria,
             champion_sha256=champion.sha256 if champion else "",

@@ -150,7 +150,7 @@ def test_a_recipe_that_lacks_something_is_refused(tmp_path, stored, missing):
 
 def test_what_lies_beside_the_model_does_not_disturb_it(tmp_path, stored):
     found = Evidence(
-        use_case="broken_jar", model_sha256=MODEL.sha256, training_set="t@v1", criteria=USE_CASE.criteria,
+        use_case="broken_jar", model_sha256=MODEL.sha256, manifest_sha256="", training_set="t@v1", criteria=USE_CASE.criteria,
         champion_sha256="", groups=[], comparison={}, backtest=[], leakage={}, verdicts=[],
     )  # fmt: skip
     evidence.store(found, {"plots/a.png": b"x"}, tmp_path)

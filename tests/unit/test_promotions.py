@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -291,6 +292,19 @@ def test_another_model_in_the_place_of_the_approved_one(lake: Lake) -> None:
     for path in theirs.glob("*.*"):
         (model_files.folder(lake.root, model(2).sha256) / path.name).write_bytes(path.read_bytes())
     refused_as_void(lake, asked, "its model does not load: .*holds another model", use_case)
+
+
+def test_files_that_were_exchanged_together_with_their_manifest(lake: Lake) -> None:
+    """All of them agree with each other, and the model's own bytes are the same: only the evidence knows better."""
+    request_id = ask(lake, 2)
+    folder = model_files.folder(lake.root, model(2).sha256)
+    body = json.loads((folder / model_files.MANIFEST).read_bytes())
+    del body["manifest_sha256"]
+    body["git_sha"] = "another"
+    (folder / model_files.MANIFEST).write_bytes(model_files.sealed(body))
+    assert model_files.load(lake.root, model(2).sha256).manifest["git_sha"] == "another"
+    with pytest.raises(Refused, match="its manifest was exchanged since; train again"):
+        approve(lake, request_id)
 
 
 def test_the_features_mean_something_else_now(tmp_path: Path) -> None:
