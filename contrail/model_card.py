@@ -78,8 +78,8 @@ def card(facts: CardFacts) -> Card:
 
 
 def _subtitle(facts: CardFacts) -> str:
-    version = "not registered yet" if facts.version is None else f"version {facts.version}"
-    return f"{facts.use_case.name}, {version}, model {facts.evidence['model_sha256'][:12]}"
+    version = "" if facts.version is None else f"version {facts.version}, "
+    return f"{facts.use_case.name}, {version}model {facts.evidence['model_sha256'][:12]}"
 
 
 def _data_uri(content: bytes) -> str:

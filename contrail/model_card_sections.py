@@ -64,7 +64,12 @@ def _details(facts: CardFacts) -> Section:
             Pairs(
                 (
                     ("Name", use_case.name),
-                    ("Version", "not registered yet" if facts.version is None else str(facts.version)),
+                    (
+                        "Version",
+                        "given at its registration, after this page: contrail models"
+                        if facts.version is None
+                        else str(facts.version),
+                    ),
                     ("Identity (sha256 of the model text)", facts.evidence["model_sha256"]),
                     ("Evaluation", facts.evaluation_id),
                     (

@@ -58,12 +58,15 @@ def main() -> None:
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
                 ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=slices"),
-                ("decide-promotion", "/locations/contrail/jobs/decide_promotion/playground"),
                 ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
                 _take(page, name)
+            page.goto(f"{address}/locations/contrail/jobs/decide_promotion/playground")
+            page.get_by_text("Scaffold missing config").first.click()
+            page.wait_for_timeout(SETTLE_MILLISECONDS)
+            _take(page, "decide-promotion")
             page.goto(_card(settings).as_uri())
             _take(page, "model-card")
             page.goto(f"{address}/assets/monitor/late_flight_2h/performance")

@@ -219,7 +219,7 @@ def test_what_is_not_known_is_said(facts):
         replace(changed(bare, groups=nulls), version=None, owner="", data_versions=(), pictures={})
     )
     for words in ("There was no champion to compare it with.", "There were too few months for a backtest",
-                  "not registered yet", "contrail reproduce-model VERSION --use-case broken_jar"):  # fmt: skip
+                  "given at its registration", "contrail reproduce-model VERSION --use-case broken_jar"):  # fmt: skip
         assert words in written.html
     assert "None" not in Page(written.html).of("td")
     assert "a logistic regression:" not in written.html
