@@ -44,24 +44,24 @@ def canonical_sql(text: str) -> str:
     place = 0
     while found := _TOKENS.search(text, place):
         plain.append(text[place : found.start()])
-        token, place = found.group(), found.end()
-        if token in ("'", '"'):
+        piece, place = found.group(), found.end()
+        if piece in ("'", '"'):
             return text  # it is opened here and closed in another piece
-        if token == "/*":
+        if piece == "/*":
             end = _comment_end(text, found.end())
             if end is None:
                 return text
-            token, place = text[found.start() : end], end
-        is_comment = token.startswith(("--", "/*"))
-        is_open = token.startswith("--") and place == len(text)
-        if is_comment and not is_open and _HOLE not in token:
+            piece, place = text[found.start() : end], end
+        is_comment = piece.startswith(("--", "/*"))
+        is_open = piece.startswith("--") and place == len(text)
+        if is_comment and not is_open and _HOLE not in piece:
             plain.append(" ")
         else:
             # Quoted, or a comment that cannot go: an open one swallows what is put behind it, and a value that is put
             # into one may end it.
             fold()
-            pieces.append(token)
-            if token.startswith("--") and not is_open:
+            pieces.append(piece)
+            if piece.startswith("--") and not is_open:
                 pieces.append("\n")
     plain.append(text[place:])
     fold()

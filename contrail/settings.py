@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         if self.mlflow_uri is not None and not MLFLOW_URI.match(self.mlflow_uri.get_secret_value()):
             raise ValueError(
                 "CONTRAIL_MLFLOW_URI must be a server (http://host:5000) or a database "
-                "(postgresql+psycopg://user:password@host/name, sqlite:////absolute/path.db)"
+                "(postgresql+psycopg://host/name, sqlite:////absolute/path.db)"
             )
         return self
 
