@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from contrail.settings import export
 
@@ -21,6 +23,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
 }
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"  # nosec B105
+CREDENTIALS = re.compile(r"://[^/\s]*@")
 CLOSING_SECONDS = 5
 ASKING_SECONDS = 20
 
@@ -32,8 +36,12 @@ class TrackingError(RuntimeError):
 
 
 def connect(uri: str) -> Any:
-    """A client of MLflow; this process's flavours write to the same place."""
-    export(ENVIRONMENT)
+    """A client of MLflow; this process's flavours write to the same place.
+
+    A server's user and password are taken out of its address, which MLflow's errors repeat in full.
+    """
+    uri, credentials = _parted(uri)
+    export(ENVIRONMENT | credentials)
     import mlflow
 
     # Migrating an empty database says so in dozens of lines.
@@ -90,5 +98,16 @@ def within(seconds: float, call: Callable[[], Answer]) -> Answer:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of what an error says, without user and password, or its type where it says nothing."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CREDENTIALS.sub("://…@", said)[:300]
+
+
+def _parted(uri: str) -> tuple[str, dict[str, str]]:
+    """A server's address without user and password, and these as the variables that MLflow reads."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or address.username is None:
+        return uri, {}
+    place = address.netloc.rpartition("@")[2]
+    credentials = {USER: unquote(address.username), PASSWORD: unquote(address.password or "")}
+    return address._replace(netloc=place).geturl(), credentials

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
+from base64 import b64encode
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -17,7 +20,7 @@ from pydantic import SecretStr
 
 from contrail.lake import Lake
 from contrail.settings import Settings
-from resources.mlflow_client import ENVIRONMENT, TrackingError, within
+from resources.mlflow_client import ENVIRONMENT, PASSWORD, USER, TrackingError, connect, first_line, within
 from resources.mlflow_datasets import LakeTableSource, register_source
 from resources.mlflow_models import TAG_SHA256
 from resources.tracking import TrackingResource
@@ -215,3 +218,39 @@ def test_a_server_shows_its_own_pages_and_keeps_its_artifacts_and_its_password(t
     assert (tracking.artifact_root, tracking.ui_url) == ("", "https://mlflow.example:8443/ml")
     assert "s3cret" not in repr(tracking)
     assert tracking.tracking_uri == settings.mlflow_tracking_uri
+
+
+def test_a_server_is_told_user_and_password_and_no_error_repeats_them(monkeypatch):
+    told: list[str | None] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            told.append(self.headers["Authorization"])
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    for name in (USER, PASSWORD):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"127.0.0.1:{server.server_port}"
+    try:
+        client = connect(f"http://me%40home:s3cret@{place}")
+        with pytest.raises(MlflowException, match="403") as refused:
+            client.get_registered_model("any")
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(MlflowException, match="Max retries exceeded") as gone:
+        client.get_registered_model("any")
+    assert told == [f"Basic {b64encode(b'me@home:s3cret').decode()}"]
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == f"http://{place}"
+    assert str(server.server_port) in str(gone.value)
+    assert "s3cret" not in f"{refused.value} {gone.value}"
+
+
+def test_what_is_said_of_an_error_holds_no_password():
+    said = first_line(ValueError("bad address postgresql://me:s3cret@db.example/mlflow, really\nmore"))
+    assert said == "bad address postgresql://…@db.example/mlflow, really"
