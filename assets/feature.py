@@ -14,8 +14,10 @@ from contrail.incremental import Extension
 from contrail.lake import Commit
 from contrail.settings import Settings
 from feature_repo.feature_docs import table_markdown
+from feature_repo.feature_pieces import table_code
 from features.tables import FEATURE_TABLES, FeatureTable
 from resources.columns import schema_metadata
+from resources.feature_code import FACT, require_own_code
 from resources.lake import LakeResource
 
 STAGE = "feature"
@@ -93,10 +95,12 @@ def _extend(
             f"{name}: a feed that bounds completeness has nothing accepted yet: {lake.complete_until().by_feed}",
             allow_retries=False,
         )
-    now = lake.clock.now()
+    if not rebuild:
+        require_own_code(lake.lake, [name])
+    now, code = lake.clock.now(), {FACT: table_code(table.name)}
 
     def commit(inputs: Sequence[str], partition: str, facts: dict[str, str]) -> Commit:
-        return lake.commit(context, name, inputs, partition, **facts)
+        return lake.commit(context, name, inputs, partition, **facts, **code)
 
     with lake.connect() as con:
         return incremental.extend(

@@ -20,6 +20,7 @@ from resources import candidates
 from resources.candidates import Made
 from resources.column_docs import describe
 from resources.columns import schema_metadata
+from resources.feature_code import require_own_code
 from resources.feature_store import FeatureStoreResource
 from resources.lake import LakeResource
 from resources.plots import inline_png
@@ -96,6 +97,7 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
         lake: dg.ResourceParam[LakeResource],
         feature_store: FeatureStoreResource,
     ) -> dg.MaterializeResult[None]:
+        require_own_code(lake.lake, use_case.feature_code())
         now = lake.clock.now()
         spine = (
             f"SELECT * FROM ({use_case.spine_sql})"

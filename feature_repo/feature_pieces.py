@@ -53,6 +53,17 @@ def pieces(features: tuple[str, ...], spine_sql: str) -> Mapping[str, str]:
     return feature_code.meaning(points, PACKAGES, apart=_APART)
 
 
+@cache
+def table_code(name: str) -> str:
+    """The sha256 of what builds a feature table, whichever of its columns a model uses."""
+    table = FEATURE_TABLES[name]
+    columns = tuple((column.name, column.sql_type) for column in table.columns)
+    points: dict[str, list[object]] = {
+        name: [(table.build, table.keys, table.look_back, table.grid, columns)]
+    }
+    return feature_code.meaning(points, PACKAGES, apart=_APART)[name]
+
+
 def _of_table(table: FeatureTable, used: set[str]) -> list[object]:
     columns = tuple(
         (column.name, column.sql_type, column.prior) for column in table.columns if column.name in used

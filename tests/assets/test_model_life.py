@@ -21,7 +21,9 @@ from contrail.leakage import FEATURES_KNOWN_AT
 from contrail.settings import Settings
 from contrail.use_case import UseCase
 from definitions import build_defs
+from feature_repo.feature_pieces import table_code
 from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
+from resources import feature_code
 from resources.feature_store import FeatureStoreResource
 from resources.mlflow_client import connect
 from resources.tracking import TAG_FAILURE
@@ -193,6 +195,23 @@ def test_a_candidate_needs_the_backtest_of_its_own_training_set(world: World) ->
     assert not result.success
     told = next(e.step_failure_data for e in result.all_events if e.is_step_failure)
     assert f"{PREFIX}/backtest was not made of {TRAINING_SET}@v" in str(told.error)
+
+
+def test_rows_that_other_code_built_are_not_learnt_from(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a table grown by code of another meaning: who changes it begins again."""
+    recorded = world.lake.commits("feature/network_state")[-1].extra[feature_code.FACT]
+    assert recorded == table_code("network_state")
+    monkeypatch.setattr(
+        feature_code, "table_code", lambda name: "0" * 64 if name == "network_state" else table_code(name)
+    )
+    before = world.lake.version(TRAINING_SET)
+    for job, asset in ((f"train_{DEFAULT_USE_CASE}", TRAINING_SET), ("features", "feature/network_state")):
+        result = world.run(job, raises=False, asset_selection=[dg.AssetKey(asset.split("/"))])
+        told = next(e.step_failure_data for e in result.all_events if e.is_step_failure)
+        assert "feature/network_state: built by code that meant something else" in str(told.error)
+    assert world.lake.version(TRAINING_SET) == before
 
 
 def test_scoring_refuses_a_champion_whose_features_mean_something_else(

@@ -102,6 +102,25 @@ def test_one_day_is_no_evidence():
     assert all(s.p_holm == 1.0 for s in found.slices)
 
 
+def test_a_slice_of_one_day_is_no_evidence_among_sixty():
+    first = np.arange(ROWS.num_rows) < 40
+    named = small_model.column_replaced(
+        ROWS,
+        "maker",
+        [
+            "new" if is_first else m
+            for is_first, m in zip(first, ROWS.column("maker").to_pylist(), strict=True)
+        ],
+    )
+    worse = np.where(first, probability(LOGIT - np.where(LABELS, 2.0, -2.0)), CHAMPION)
+    found = compare(named, worse, CHAMPION, replace(USE_CASE, criteria=Criteria(min_champion_slice_rows=40)))
+    new = next(s for s in found.slices if s.value == "new")
+    assert new.gain < -0.5
+    assert math.isnan(new.p_value)
+    assert math.isnan(new.low)
+    assert found.worse == ()
+
+
 def test_rows_and_scores_must_fit():
     with pytest.raises(EvaluationError, match="no rows"):
         compare(ROWS.slice(0, 0), np.array([]), np.array([]), USE_CASE)

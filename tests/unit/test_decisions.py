@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError
 
 from contrail import decisions
 from contrail.decisions import Anchor, Decision, DecisionError, Draft
-from contrail.lake import Commit, Lake
+from contrail.lake import Commit, Lake, LakeError
 from tests.support.small_model import NOW
 
 COMMIT = Commit("model/a/model", "run-1", ("model/a/training_set@v3",), git_sha="abc")
@@ -245,6 +245,42 @@ def test_a_number_that_stands_twice_is_found(lake: Lake) -> None:
     rows = decisions.read(lake)
     write_anew(lake, [*rows, replace(rows[4], reason="another")])
     assert decisions.verify(lake).first_bad == 4
+
+
+def data_file(lake: Lake) -> Path:
+    return min(Path(lake.uri(decisions.TABLE)).glob("*.parquet"))
+
+
+def log_entry(lake: Lake) -> Path:
+    return Path(lake.uri(decisions.TABLE)) / "_delta_log" / f"{2:020}.json"
+
+
+@pytest.mark.parametrize("path", [data_file, log_entry])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_a_damaged_file_is_named_with_what_to_do(
+    lake: Lake, path: Callable[[Lake], Path], damage: str
+) -> None:
+    file = path(lake)
+    kept = file.read_bytes()
+    file.write_bytes(kept[: len(kept) // 2] if damage == "cut" else b"other")
+    if damage == "gone":
+        file.unlink()
+    for ask in (decisions.verify, decisions.read, lambda lake: add(lake, draft())):
+        with pytest.raises(LakeError, match=r"damaged \((?s:.+)\); restore it from the backup$"):
+            ask(lake)
+    file.write_bytes(kept)
+    assert decisions.verify(lake).holds
+
+
+def test_an_instant_that_no_clock_shows_is_told(lake: Lake) -> None:
+    forged = pa.Table.from_pylist([asdict(decisions.read(lake)[1])], schema=decisions.SCHEMA)
+    endless = pa.array([2**62], pa.int64()).cast(decisions.SCHEMA.field("decided_at").type)
+    place = forged.schema.get_field_index("decided_at")
+    lake.append(
+        decisions.TABLE, forged.set_column(place, decisions.SCHEMA.field("decided_at"), endless), COMMIT
+    )
+    with pytest.raises(DecisionError, match="was altered: it holds an instant that no clock shows"):
+        decisions.verify(lake)
 
 
 def test_nothing_is_decided_upon_a_damaged_log(lake: Lake) -> None:
