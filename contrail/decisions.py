@@ -320,7 +320,12 @@ def _snapshot(lake: Lake) -> tuple[int, list[Decision]]:
     plain = table.select(SCHEMA.names).cast(
         pa.schema([field.with_type(pa.int64()) if field.name in INSTANTS else field for field in SCHEMA])
     )
-    rows = [_decision(row) for row in plain.to_pylist()]
+    try:
+        rows = [_decision(row) for row in plain.to_pylist()]
+    except OverflowError as error:
+        raise DecisionError(
+            f"{TABLE} was altered: it holds an instant that no clock shows; restore it from the backup"
+        ) from error
     # The hash breaks ties, which only a forged log has.
     return version, sorted(rows, key=lambda row: (row.sequence, row.row_sha256))
 

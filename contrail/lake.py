@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -38,19 +37,14 @@ from contrail.commits import (
     with_provenance,
 )
 from contrail.fingerprint import row_fingerprint
+from contrail.table_reading import LakeError, all_rows, arrow_schema, open_table
 
 __all__ = [
     "RUN_ID", "WRITTEN_AT", "Commit", "CommitRecord", "Lake", "LakeError", "Rows", "StaleSnapshotError", "Written",
 ]  # fmt: skip
 
-# Readers that meet another feature pass over what they do not understand; the lake refuses instead.
-KNOWN_READER_FEATURES = frozenset({"timestampNtz", "deletionVectors"})
 COMMIT_RETRIES_INSIDE = 100  # of delta-rs: rebases that do not conflict
 COMMIT_RETRIES_OUTSIDE = 5  # of ours: conflicts, after which the table is opened anew
-
-
-class LakeError(RuntimeError):
-    """A table cannot be read or written as asked; the message says what to do."""
 
 
 class StaleSnapshotError(LakeError):
@@ -103,20 +97,15 @@ class Lake:
         """The newest version and all its rows, without a session: for small tables (DuckDB's reader loads for 0.2 s).
 
         Raises:
-            LakeError: the table's files are not read as they are (deleted rows, renamed columns, partitions).
+            LakeError: the table's files are not read as they are (deleted rows, renamed columns, partitions), or one
+                is missing or damaged.
         """
         opened = self._open(table)
-        if opened.protocol().min_reader_version > 1 or opened.metadata().partition_columns:
-            raise LakeError(f"{table} cannot be read file by file: scan it")
-        schema = _arrow_schema(opened)
-        added: Any = opened.get_add_actions(flatten=True).column("path")
-        paths = [Path(self.uri(table)) / path for path in sorted(added.to_pylist())]
-        files = [parquet.ParquetFile(path).read(use_threads=False) for path in paths]
-        return opened.version(), pa.concat_tables(files).cast(schema) if files else schema.empty_table()
+        return opened.version(), all_rows(opened, Path(self.uri(table)), table)
 
     def schema(self, table: str) -> pa.Schema:
         """The table's Arrow schema, provenance columns included."""
-        return _arrow_schema(self._open(table))
+        return arrow_schema(self._open(table))
 
     def commits(self, table: str) -> list[CommitRecord]:
         """All commits, oldest first."""
@@ -331,17 +320,7 @@ class Lake:
         uri = self.uri(table)
         if not DeltaTable.is_deltatable(uri):
             raise LakeError(f"there is no table {table} in {self.root} (has its asset been materialised?)")
-        empty = [p.name for p in (Path(uri) / "_delta_log").glob("*.json") if p.stat().st_size == 0]
-        if empty:
-            # Delta readers take an emptied entry for a commit without actions: rows vanish without an error.
-            raise LakeError(f"{table}: log entry {min(empty)} has no bytes; restore it from the backup")
-        opened = DeltaTable(uri)
-        unknown = set(opened.protocol().reader_features or []) - KNOWN_READER_FEATURES
-        if unknown:
-            raise LakeError(
-                f"{table} needs the reader features {sorted(unknown)}, which this lake cannot honour"
-            )
-        return opened
+        return open_table(Path(uri), table)
 
     def _check_same_shape(self, table: str, full: pa.Schema, partition_by: Sequence[str]) -> None:
         existing = self.schema(table)
@@ -354,7 +333,7 @@ class Lake:
             raise LakeError(f"{table} exists partitioned by {partitions}, not by {list(partition_by)}")
 
     def _stamped(self, target: DeltaTable, table: str, data: Rows, commit: Commit) -> Stamped:
-        columns = _arrow_schema(target).names
+        columns = arrow_schema(target).names
         missing = (set(columns) - {WRITTEN_AT, RUN_ID}) ^ set(data.schema.names)
         if missing:
             raise LakeError(
@@ -385,11 +364,6 @@ class Lake:
                 time.sleep(random.uniform(0.05, 0.3) * attempt)  # nosec B311
                 target = self._open(table)
         raise AssertionError("unreachable: the loop returns or raises")
-
-
-def _arrow_schema(opened: DeltaTable) -> pa.Schema:
-    exported: Any = opened.schema()
-    return pa.schema(exported.to_arrow())
 
 
 def _properties(commit: Commit, *, retries: int = COMMIT_RETRIES_INSIDE) -> CommitProperties:
