@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import ROOT, Usage, heading, median, run, table, verdict
+from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
 
 PROGRAMS = Path(sys.executable).parent
 ORDINARY = ROOT / "benchmarks" / "ordinary"
@@ -312,29 +313,37 @@ def _compare(
         print("ours: not run here (--home was given), so no ratio")
         return
     # A training job holds both: its retrieval stays out of what the peer is given, for we cannot tell them apart here.
-    given = sum(cpu for job, cpu in ours.items() if job == "reference" or job.startswith("monitor_"))
+    second = sum(cpu for job, cpu in ours.items() if _is_of_another_model(job))
+    total_ours = ours["total"] - second
+    given = ours["reference"] + ours[f"monitor_{DEFAULT_USE_CASE}"]
+    print(
+        f"ours: {total_ours:.1f} CPU s without the jobs of the other models ({second:.1f}), which the peer has not"
+    )
     print(
         f"both: reference and monitoring at our {given:.1f} CPU s; "
         "the peer is spared fit, evaluation, registry, online copy"
     )
     for title, total in totals.items():
         print(
-            f"ratio, {title}: ({total:,.0f} + {given:.1f}) / {ours['total']:.1f} = "
-            f"{(total + given) / ours['total']:.1f}×"
+            f"ratio, {title}: ({total:,.0f} + {given:.1f}) / {total_ours:.1f} = "
+            f"{(total + given) / total_ours:.1f}×"
         )
     verdict(
         "whole graph, peer / ours, whole processes",
-        (totals["whole processes"] + given) / ours["total"],
+        (totals["whole processes"] + given) / total_ours,
         5,
         at_least=True,
         unit="×",
     )
 
 
+def _is_of_another_model(job: str) -> bool:
+    return any(job.endswith(f"_{name}") for name in USE_CASES if name != DEFAULT_USE_CASE)
+
+
 def _counts(source: Path) -> dict[str, int]:
     from contrail import duck
     from contrail.lake import Lake
-    from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
 
     lake, use_case = Lake(source / "lake"), USE_CASES[DEFAULT_USE_CASE]
     questions = {

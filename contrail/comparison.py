@@ -19,9 +19,7 @@ from contrail.encoding import Booleans, Floats, booleans
 from contrail.evaluation import EvaluationError, groups, log_losses
 from contrail.use_case import UseCase
 
-DRAWS = (
-    10_000  # the least p-value is 2 / (draws + 1): small enough for Holm's correction over hundreds of slices
-)
+DRAWS = 10_000  # of sixty days the least p-value is 0.0005: small enough for Holm's correction over a hundred slices
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class SliceComparison:
         value: its value as text.
         rows: rows of it.
         gain: champion's mean log-loss − challenger's; positive where the challenger is better.
-        low: lower end of the gain's interval, not corrected for the number of slices.
+        low: lower end of the gain's interval, not corrected for the number of slices; NaN as in `Comparison`.
         high: upper end.
-        p_value: two-sided, of no difference; NaN where there is one day only.
+        p_value: two-sided, of no difference; NaN where one day only has rows of the slice.
         p_holm: the same after Holm's correction over all slices.
         is_worse: whether the challenger is significantly worse here.
     """
@@ -60,7 +58,7 @@ class Comparison:
         rows: rows that both scored.
         confidence: of the intervals and tests.
         gain: champion's mean log-loss − challenger's, nats; positive where the challenger is better.
-        low: lower end of its interval; NaN where there is one day only.
+        low: lower end of its interval; NaN where there are too few days for one (`bootstrap.least_days`).
         high: upper end.
         slices: in the use case's order of columns, values in order.
     """
@@ -141,11 +139,12 @@ def _slices(rows: pa.Table, gains: Floats, draws: DayDraws, use_case: UseCase) -
     ]
     confidence = use_case.criteria.confidence
     drawn = [draws.group_means(gains, chosen.astype(np.int64), 2)[:, 1] for _, _, chosen in named]
-    p_values = [draws.p_value(each) for each in drawn]
+    days = [len(np.unique(draws.place[chosen])) for _, _, chosen in named]
+    p_values = [draws.p_value(each, days=its) for each, its in zip(drawn, days, strict=True)]
     corrected = holm(np.array(p_values))
     found: list[SliceComparison] = []
     for place, (column, value, chosen) in enumerate(named):
-        low, high = draws.interval(drawn[place], confidence)
+        low, high = draws.interval(drawn[place], confidence, days=days[place])
         gain, p_holm = float(gains[chosen].mean()), float(corrected[place])
         found.append(
             SliceComparison(

@@ -1,6 +1,8 @@
 """The promotion criteria, frozen before the fit, judged on what was found after it.
 
-A criterion whose value could not be found is not met: nobody is promoted because something was not looked at.
+A criterion whose value could not be found is not met: nobody is promoted because something was not looked at. Where it
+was looked and there is nothing to judge (no slice, or no month of the backtest, is large enough), it is met, and the
+note says so.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from contrail import bootstrap
 from contrail.comparison import Comparison
 from contrail.encoding import Floats
 from contrail.evaluation import EvaluationError, GroupMetrics
@@ -198,7 +201,10 @@ def _against(comparison: Comparison | None, champion: str, why_not: str, limits:
         ]
     where = f"{comparison.rows:,} rows of {comparison.days} days"
     if math.isnan(comparison.low):
-        note = f"{named}: {where} have no interval; at least two days are needed"
+        least = bootstrap.least_days(comparison.confidence)
+        note = (
+            f"{named}: {where} have no {comparison.confidence:.0%} interval; at least {least} days are needed"
+        )
     else:
         note = (
             f"low end of the gain over {named}: {comparison.gain:+.4f} nats, {comparison.confidence:.0%} interval "

@@ -290,7 +290,7 @@ def evaluate(
 def intervals(
     labels: Booleans, scores: Floats, days: npt.NDArray[Any], confidence: float, *, whole: bool
 ) -> dict[str, Interval]:
-    """Intervals of the metrics by a bootstrap over days; NaN ends where fewer than two days have rows.
+    """Intervals of the metrics by a bootstrap over days; NaN ends where too few days have rows.
 
     Args:
         days: of each row, its day.
