@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cli.output import Failure
@@ -25,7 +25,7 @@ def chosen_use_case(name: str | None) -> UseCase:
 
 
 def instant(text: str | None) -> datetime | None:
-    """The value of ``--at``.
+    """The value of ``--at``, in UTC.
 
     Raises:
         Failure: it is no ISO instant, or has no zone.
@@ -38,4 +38,7 @@ def instant(text: str | None) -> datetime | None:
         raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
     if at.tzinfo is None:
         raise Failure(f"--at {text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
-    return at
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise Failure(f"--at {text!r} lies outside of the calendar") from error

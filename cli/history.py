@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cli.asked import chosen_use_case
@@ -32,20 +32,19 @@ class History:
 
 
 def main(*, at: datetime | None, use_case: str | None, as_json: bool) -> None:
-    """Print the history."""
+    """Print the history; `at` is in UTC."""
     from contrail import registry
     from contrail.decisions import DecisionError
     from contrail.lake import Lake, LakeError
 
     name = chosen_use_case(use_case).name
-    instant = None if at is None else at.astimezone(UTC)
     with failures(DecisionError, LakeError):
         taken = registry.decisions(Lake(Settings().lake_root), name)
     found = History(
         use_case=name,
-        at=instant,
-        champion=registry.champion_in(taken, at=instant),
-        decisions=[one for one in taken if instant is None or one.decided_at <= instant],
+        at=at,
+        champion=registry.champion_in(taken, at=at),
+        decisions=[one for one in taken if at is None or one.decided_at <= at],
     )
     if as_json:
         print_json(found)

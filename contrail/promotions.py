@@ -76,7 +76,7 @@ def request(
             are missing or altered, or a request for it waits already.
         DecisionError: the log is damaged, or other writers were always first.
     """
-    _check_said(by, reason)
+    by, reason = _said(by, reason)
 
     def decide(rows: Sequence[Decision]) -> list[Draft]:
         history = [row for row in rows if row.use_case == use_case.name]
@@ -132,7 +132,7 @@ def approve(
             asked, or has approved it already; names are compared without case, width of letters and extra blanks.
         DecisionError: the log is damaged, or other writers were always first.
     """
-    _check_said(by, reason)
+    by, reason = _said(by, reason)
 
     def decide(rows: Sequence[Decision]) -> list[Draft]:
         found, asked = _find(use_case, rows, request_id, lake, now)
@@ -159,7 +159,7 @@ def reject(
         Refused: there is no such request, or it is decided or expired.
         DecisionError: the log is damaged, or other writers were always first.
     """
-    _check_said(by, reason)
+    by, reason = _said(by, reason)
 
     def decide(rows: Sequence[Decision]) -> list[Draft]:
         found, asked = _find(use_case, rows, request_id, lake, now)
@@ -181,7 +181,7 @@ def rollback(
             now.
         DecisionError: the log is damaged, or other writers were always first.
     """
-    _check_said(by, reason)
+    by, reason = _said(by, reason)
 
     def decide(rows: Sequence[Decision]) -> list[Draft]:
         history = [row for row in rows if row.use_case == use_case.name]
@@ -340,11 +340,17 @@ def _check_undecided(found: Request) -> None:
         raise Refused(f"request {found.request_id} was decided already: {found.state} {found.why}")
 
 
-def _check_said(by: str, reason: str) -> None:
-    if not by.strip():
+def _said(by: str, reason: str) -> tuple[str, str]:
+    """Name and reason in one line each; what does not show could make one person two, or a line look like several."""
+    name, why = " ".join(by.split()), " ".join(reason.split())
+    if not name:
         raise Refused("a decision needs the name of who takes it")
-    if not reason.strip():
+    if not why:
         raise Refused("a decision needs its reason")
+    for said, text in (("name", name), ("reason", why)):
+        if hidden := next((character for character in text if not character.isprintable()), None):
+            raise Refused(f"the {said} holds {ascii(hidden)}, which does not show: write it without")
+    return name, why
 
 
 def _person(name: str) -> str:

@@ -156,6 +156,10 @@ def test_a_decision_as_json(run: Run, lake: Lake) -> None:
         ),
         (("request", "2", *BOB, "--use-case", "full_jar"), "waits already"),
         (("request", "2", "--by", " ", "--reason", "x"), "a decision needs the name of who takes it"),
+        (
+            ("request", "2", "--by", "\udcff", "--reason", "x"),
+            "the name holds '\\udcff', which does not show",
+        ),
         (("approve", "abc", *ADA), "there is no request 'abc': contrail models lists them"),
         (("approve", "REQUEST", *BOB), "Bob asked for it, and who asks cannot approve"),
         (("reject", "abc", *ADA), "there is no request 'abc': contrail models lists them"),
@@ -256,6 +260,11 @@ def test_an_instant_without_a_zone_is_refused(run: Run) -> None:
         1,
         "contrail: --at '2024-04-02T02:00' has no zone: write 2024-04-02T02:00Z for UTC\n",
     )
+
+
+def test_an_instant_that_no_calendar_has_in_utc_is_refused(run: Run) -> None:
+    code, _, err = run("history", "--at", "0001-01-01T00:00+14:00")
+    assert (code, err) == (1, "contrail: --at '0001-01-01T00:00+14:00' lies outside of the calendar\n")
 
 
 def test_nothing_heavy_is_needed_to_look(lake: Lake, tmp_path: Path) -> None:

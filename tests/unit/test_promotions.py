@@ -185,6 +185,24 @@ def test_a_decision_without_a_name_or_a_reason(lake: Lake, by: str, reason: str,
     assert decisions.head(lake) == before
 
 
+@pytest.mark.parametrize("hidden", ["\u200b", "\u00ad", "\u202e", "\x1b", "\udcff"])
+def test_what_does_not_show_makes_no_other_person_and_no_other_line(lake: Lake, hidden: str) -> None:
+    asked = ask(lake, 2, by="Bob")
+    with pytest.raises(Refused, match="^the name holds .*, which does not show: write it without$"):
+        approve(lake, asked, f"Bo{hidden}b")
+    with pytest.raises(Refused, match="^the reason holds .*, which does not show"):
+        promotions.reject(USE_CASE, asked, lake, by="Ada", reason=f"x{hidden}", now=NOW, commit=COMMIT)
+    assert state(lake, asked)[0] == "open"
+
+
+def test_a_name_and_a_reason_are_one_line_each(lake: Lake) -> None:
+    asked = ask(lake, 2)
+    row = promotions.approve(
+        USE_CASE, asked, lake, by=" Ada\tLovelace\n", reason="agreed,\n  for now\n", now=NOW, commit=COMMIT
+    )
+    assert (row.decided_by, row.reason) == ("Ada Lovelace", "agreed, for now")
+
+
 # --- refused when approved --------------------------------------------------------------------------------------------
 
 
