@@ -349,7 +349,7 @@ def _said(by: str, reason: str) -> tuple[str, str]:
         raise Refused("a decision needs its reason")
     for said, text in (("name", name), ("reason", why)):
         if hidden := next((character for character in text if not character.isprintable()), None):
-            raise Refused(f"the {said} holds {ascii(hidden)}, which does not show: write it without")
+            raise Refused(f"the {said} holds {hidden!a}, which does not show: write it without")
     return name, why
 
 
