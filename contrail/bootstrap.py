@@ -19,6 +19,7 @@ from contrail.encoding import Booleans, Floats, Integers
 
 DRAWS = 500
 SEED = 20_240_229  # of every draw of days that is recorded; another one would move the intervals by their own noise
+MIN_DAYS = 2
 
 Interval = tuple[float, float]
 
@@ -108,28 +109,36 @@ class DayDraws:
         return precision, error
 
     def interval(self, drawn: Floats, confidence: float, *, days: int | None = None) -> Interval:
-        """The interval of a statistic from its draws; NaN where nothing, or fewer than `least_days`, was drawn.
+        """The interval of a statistic from its draws; NaN where fewer than two days, or nothing, was drawn.
+
+        Percentiles, further out than the confidence says: those of few days alone are too narrow, as a normal interval
+        is where Student's is due (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
+        Bootstrap", 2015). Of 60 days that changes little.
+
+        No draw lies outside the least and the greatest day, and by chance alone all days lie on one side of the truth
+        once in 2^days / 2 times. Where that is more often than the confidence allows (under six days at 95 %),
+        Student's interval itself stands there, which may reach beyond what was drawn.
 
         Args:
             days: days that have rows of the statistic, where these are not all: what has rows on three days of sixty is
                 known of three.
-
-        Percentiles, further out than the confidence says: those of few days alone are too narrow, as a normal interval
-        is where Student's is due (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
-        Bootstrap", 2015). Of 60 days that changes little, of four nearly all draws lie within.
         """
         from scipy.special import ndtr, stdtrit
 
         known, count = drawn[~np.isnan(drawn)], self.days if days is None else days
-        if count < least_days(confidence) or len(known) == 0:
+        if count < MIN_DAYS or len(known) == 0:
             return math.nan, math.nan
-        student = float(stdtrit(count - 1, (1.0 - confidence) / 2.0))
-        outside = float(ndtr(math.sqrt(count / (count - 1)) * student))
+        tail = (1.0 - confidence) / 2.0
+        student = float(stdtrit(count - 1, tail)) * math.sqrt(count / (count - 1))
+        if 0.5**count > tail:
+            middle, half = float(known.mean()), -student * float(known.std())
+            return middle - half, middle + half
+        outside = float(ndtr(student))
         low, high = np.quantile(known, [outside, 1.0 - outside])
         return float(low), float(high)
 
     def p_value(self, drawn: Floats, *, days: int | None = None) -> float:
-        """Two-sided, of a statistic that is truly zero: the inverse of `interval`; NaN of one day, or of nothing.
+        """Two-sided, of a statistic that is truly zero; NaN where `interval` is NaN.
 
         Twice the share of draws on the smaller side of zero, the sample itself counted in, brought from the normal to
         Student's distribution; and never less than the chance that all days fall on one side.
@@ -140,25 +149,12 @@ class DayDraws:
         from scipy.special import ndtri, stdtr
 
         known, count = drawn[~np.isnan(drawn)], self.days if days is None else days
-        if count < 2 or len(known) == 0:
+        if count < MIN_DAYS or len(known) == 0:
             return math.nan
         side = min(int((known <= 0.0).sum()), int((known >= 0.0).sum()))
         share = min(0.5, (side + 1) / (len(known) + 1))
-        students = 2.0 * float(stdtr(count - 1, float(ndtri(share)) * math.sqrt((count - 1) / count)))
-        return max(students, _one_sided_days(count))
-
-
-def least_days(confidence: float) -> int:
-    """How many days an interval of a confidence needs.
-
-    No draw lies outside the least and the greatest day, and that all days lie on one side of the truth has, by chance
-    alone, the probability 2 / 2^days: of fewer days no interval covers the truth as often as promised.
-    """
-    return next(days for days in range(2, 1_000) if _one_sided_days(days) <= 1.0 - confidence)
-
-
-def _one_sided_days(days: int) -> float:
-    return 2.0 ** (1 - days)
+        student = 2.0 * float(stdtr(count - 1, float(ndtri(share)) * math.sqrt((count - 1) / count)))
+        return max(student, 2.0 * 0.5**count)
 
 
 def _average_precision(rows: Floats, hits: Floats) -> float:

@@ -31,7 +31,7 @@ class SliceComparison:
         value: its value as text.
         rows: rows of it.
         gain: champion's mean log-loss − challenger's; positive where the challenger is better.
-        low: lower end of the gain's interval, not corrected for the number of slices; NaN as in `Comparison`.
+        low: lower end of the gain's interval, not corrected for the number of slices; NaN as the p-value.
         high: upper end.
         p_value: two-sided, of no difference; NaN where one day only has rows of the slice.
         p_holm: the same after Holm's correction over all slices.
@@ -58,7 +58,7 @@ class Comparison:
         rows: rows that both scored.
         confidence: of the intervals and tests.
         gain: champion's mean log-loss − challenger's, nats; positive where the challenger is better.
-        low: lower end of its interval; NaN where there are too few days for one (`bootstrap.least_days`).
+        low: lower end of its interval; NaN where there is one day only.
         high: upper end.
         slices: in the use case's order of columns, values in order.
     """

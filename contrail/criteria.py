@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from contrail import bootstrap
 from contrail.comparison import Comparison
 from contrail.encoding import Floats
 from contrail.evaluation import EvaluationError, GroupMetrics
@@ -201,10 +200,7 @@ def _against(comparison: Comparison | None, champion: str, why_not: str, limits:
         ]
     where = f"{comparison.rows:,} rows of {comparison.days} days"
     if math.isnan(comparison.low):
-        least = bootstrap.least_days(comparison.confidence)
-        note = (
-            f"{named}: {where} have no {comparison.confidence:.0%} interval; at least {least} days are needed"
-        )
+        note = f"{named}: {where} have no interval; at least two days are needed"
     else:
         note = (
             f"low end of the gain over {named}: {comparison.gain:+.4f} nats, {comparison.confidence:.0%} interval "

@@ -28,6 +28,7 @@ SEPARATOR = "\x1f"
 # Of the whole part every metric has an interval; of a month or slice those that are cheap over many groups.
 GROUP_INTERVALS = ("auc", "log_loss", "bias")
 INTERVALS = ("auc", "pr_auc", "log_loss", "brier", "ece", "bias")
+_RANGES = dict.fromkeys(INTERVALS, (0.0, 1.0)) | {"log_loss": (0.0, math.inf), "bias": (-1.0, 1.0)}
 
 EVALUATION_SCHEMA = pa.schema(
     [
@@ -290,7 +291,7 @@ def evaluate(
 def intervals(
     labels: Booleans, scores: Floats, days: npt.NDArray[Any], confidence: float, *, whole: bool
 ) -> dict[str, Interval]:
-    """Intervals of the metrics by a bootstrap over days; NaN ends where too few days have rows.
+    """Intervals of the metrics by a bootstrap over days; NaN ends where fewer than two days have rows.
 
     Args:
         days: of each row, its day.
@@ -306,7 +307,12 @@ def intervals(
     if whole:
         drawn["brier"] = draws.means((scores - labels) ** 2)
         drawn["pr_auc"], drawn["ece"] = draws.curves(labels, scores, bins=CALIBRATION_BINS)
-    return {name: draws.interval(drawn[name], confidence) for name in INTERVALS if name in drawn}
+    found: dict[str, Interval] = {}
+    for name in INTERVALS:
+        if name in drawn:  # of few days an interval may reach beyond what the metric can be
+            low, high = np.clip(draws.interval(drawn[name], confidence), *_RANGES[name])
+            found[name] = float(low), float(high)
+    return found
 
 
 def evaluation_table(found: Sequence[GroupMetrics]) -> pa.Table:

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from contrail import evaluation
-from contrail.bootstrap import DayDraws, least_days
+from contrail.bootstrap import DayDraws
 
 DRAW = np.random.default_rng(11)
 ROWS, DAYS = 600, 9
@@ -111,16 +111,17 @@ def test_the_p_value_is_that_of_a_t_test_over_days():
     assert four.p_value(four.means(np.ones(4))) == 0.125, "four coins fall alike one time in eight"
 
 
-def test_of_fewer_days_than_a_confidence_needs_there_is_no_interval():
-    assert [least_days(confidence) for confidence in (0.5, 0.9, 0.95, 0.99)] == [2, 5, 6, 8]
-    values = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.1])
-    six, five = (DayDraws.of(np.arange(days), draws=2_000) for days in (6, 5))
-    low, high = six.interval(six.means(values), 0.95)
-    assert 0.1 <= low < high
-    assert all(math.isnan(end) for end in five.interval(five.means(values[:5]), 0.95)), (
-        "one time in sixteen all agree"
-    )
-    assert five.p_value(five.means(values[:5])) > 0.05 > six.p_value(six.means(values))
+def test_of_very_few_days_the_interval_is_students():
+    for count in (2, 4, 5):
+        values = DRAW.normal(0.2, 0.1, count)
+        draws = DayDraws.of(np.arange(count), draws=20_000)
+        means = draws.means(values)
+        expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+        assert draws.interval(means, 0.95) == pytest.approx(tuple(expected), rel=0.05, abs=0.01)
+        assert draws.p_value(means) >= 2 / 2**count
+    five = np.array([0.1, 0.3, 0.2, 0.1, 0.4])
+    low, _ = DayDraws.of(np.arange(5)).interval(DayDraws.of(np.arange(5)).means(five), 0.95)
+    assert low < 0.1, "by chance all five days lie on one side one time in sixteen"
 
 
 def test_what_has_rows_on_few_of_the_days_is_known_of_few():
@@ -131,7 +132,8 @@ def test_what_has_rows_on_few_of_the_days_is_known_of_few():
         means = draws.group_means(np.where(on_few, -1.0, 0.0), on_few, 2)[:, 1]
         assert draws.p_value(means) < 0.01
         assert not draws.p_value(means, days=count) < 0.2
-        assert all(math.isnan(end) for end in draws.interval(means, 0.95, days=count))
+    one_day = draws.group_means(np.where(days < 1, -1.0, 0.0), (days < 1).astype(np.int64), 2)[:, 1]
+    assert all(math.isnan(end) for end in draws.interval(one_day, 0.95, days=1))
 
 
 def test_what_cannot_be_said_has_no_interval():
@@ -148,7 +150,7 @@ def test_what_cannot_be_said_has_no_interval():
     aucs = of_one_kind.aucs(labels, scores)
     assert np.isnan(aucs).any(), "a draw without the third day has positives only"
     assert set(aucs[~np.isnan(aucs)]) == {0.0}
-    assert of_one_kind.interval(aucs, 0.5) == (0.0, 0.0)
+    assert of_one_kind.interval(aucs, 0.95) == (0.0, 0.0)
 
 
 def test_two_months_of_rows_take_little_cpu():
