@@ -50,7 +50,8 @@ def backtest(
 
     Returns:
         Columns of `SCHEMA`, one row per month in order; no row before the first month with `MIN_EARLIER_DAYS` earlier
-        days. A training row counts when its outcome was known before the month began. What cannot be said is null.
+        days. A training row counts when its outcome was known before the month began, and before the month's first
+        decision where that is made earlier, on the evening before say. What cannot be said is null.
 
     Raises:
         TrainingError: there are no rows, or the labels of all earlier months are equal.
@@ -70,7 +71,8 @@ def backtest(
             continue
         if progress is not None:
             progress(f"backtest {start:%Y-%m} ({place} of {len(months)})")
-        begins = midnight(start)
+        month = rows.take(pa.array(tested))
+        begins = min(midnight(start), pc.min(month.column(use_case.decision_column)).as_py())
         earlier = _chosen(rows, use_case, order, span["min"], start, known_before=min(begins, labels_until))
         split = Split(
             cuts=Cuts(first=span["min"], train_end=start, validate_end=start, test_end=end),
@@ -80,7 +82,6 @@ def backtest(
             labels_until=labels_until,
         )
         model = training.fit(rows, split, use_case, threads=threads)
-        month = rows.take(pa.array(tested))
         labels = booleans(month, use_case.label)
         ours, naive = metrics(labels, model.predict(month)), metrics(labels, model.naive.predict(month))
         row: dict[str, object] = {"month": start, "train_rows": len(earlier), "rows": ours.rows}

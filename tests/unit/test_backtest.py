@@ -66,6 +66,20 @@ def test_a_month_never_sees_what_came_after_it():
     assert backtest(spoilt, FAST, labels_until=END, threads=1).slice(0, 1) == april
 
 
+def test_no_outcome_counts_that_was_known_after_the_months_first_decision():
+    early = timedelta(hours=6)  # decided at 18:00 on the evening before
+    decided = [t - early for t in ROWS.column("decided_at").to_pylist()]
+    known = [t + early for t in decided]  # of four jars of a day between 18:00 and midnight
+    evening = small_model.column_replaced(ROWS, "decided_at", decided)
+    evening = small_model.column_replaced(evening, "outcome_known_at", known)
+    begins = datetime(2024, 5, 1, tzinfo=UTC)
+    counts = [sum(t < limit for t in known) for limit in (begins, begins - early)]
+    assert counts == [121 * 40, 121 * 40 - 4]
+    assert (
+        backtest(evening, FAST, labels_until=END, threads=1).column("train_rows").to_pylist()[1] == counts[1]
+    )
+
+
 def test_the_order_of_the_rows_does_not_matter():
     shuffled = ROWS.take(pa.array(np.random.default_rng(1).permutation(ROWS.num_rows)))
     first = backtest(ROWS, FAST, labels_until=END, threads=1).to_pylist()
