@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -41,7 +41,8 @@ class Request:
         evaluation_id: the evidence that it rests on.
         asked_by, asked_at, reason: who asked, when on the project's clock, and why.
         expires_at: end of the wait, on the project's clock.
-        approvals: who approved so far; needed: how many must.
+        approvals: who approved so far.
+        needed: how many must: as many as when it was asked, or as the use case says now where that is more.
         state: open, expired, void, rejected or promoted.
         why: for what reason it is void, or by whom and why it was decided; empty while it is open.
     """
@@ -145,7 +146,8 @@ def approve(
             raise Refused(f"{by} has approved it already: one person approves once")
         is_last = len(found.approvals) + 1 >= found.needed
         event = "promoted" if is_last else "approved"
-        return [asked.answered(event, decided_at=now, decided_by=by, reason=reason)]
+        answer = asked.answered(event, decided_at=now, decided_by=by, reason=reason)
+        return [replace(answer, approvals_needed=found.needed)]
 
     return decisions.append(lake, decide, commit)[-1]
 
@@ -261,7 +263,7 @@ def _folded(
         reason=asked.reason,
         expires_at=expires_at,
         approvals=tuple(row.decided_by for row in answers if row.event in ("approved", "promoted")),
-        needed=asked.approvals_needed,
+        needed=max(asked.approvals_needed, use_case.approvals_needed),
         state=state,
         why=why,
     )
@@ -311,6 +313,8 @@ def _evidence_doubt(
     judged = (record["use_case"], record["model_sha256"], record["criteria_sha256"])
     if judged != (use_case.name, sha256, criteria_sha256):
         return f"the evaluation {evaluation_id[:12]} is of another model, or by other criteria"
+    if any(not verdict["met"] for verdict in record["verdicts"]):
+        return f"the evaluation {evaluation_id[:12]} finds criteria unmet that the log does not name; train again"
     if record["manifest_sha256"] != model_files.manifest_sha256(lake.root, sha256):
         return "the model's files are not those that were evaluated: its manifest was exchanged since; train again"
     return ""
