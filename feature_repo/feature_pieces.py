@@ -1,7 +1,8 @@
 """What the features of a model are made by, piece by piece: a model whose pieces mean something else now is refused.
 
 A piece per feature table that the vector is looked up from, one for what is computed with the request, one for what
-stands where nothing is found, one for the query of the rows. Documentation and owners are in none of them.
+stands where nothing is found, one for how all of that is put together, one for the query of the rows. Documentation and
+owners are in none of them; nor is the join that looks the rows up, which parity and its own tests watch.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from collections.abc import Mapping
 from functools import cache
 
 from contrail import feature_code
+from features.completion import complete_rows
 from features.request_time import (
     AIRCRAFT_FEATURES,
     OF_SCHEDULE,
     aircraft_features,
     aircraft_row,
     leg_columns,
+    request_time_row,
     schedule_features,
     schedule_row,
 )
@@ -25,6 +28,17 @@ from features.vectors import fill_priors, fill_priors_row
 PACKAGES = ("features", "contrail")
 # Every table is a piece of its own.
 _APART = ("features.tables:FEATURE_TABLES",)
+# So is what puts them together: a model is not refused because of features that it does not have.
+_APART_FROM_COMPLETION = (
+    *_APART,
+    *(
+        f"features.request_time:{name}"
+        for name in (
+            *("schedule_features", "schedule_row", "aircraft_features", "aircraft_row"),
+            *("COMPUTED", "OF_SCHEDULE", "AIRCRAFT_FEATURES", "LEG_COLUMNS", "INSTANT_COLUMNS"),
+        )
+    ),
+)
 
 
 @cache
@@ -50,7 +64,11 @@ def pieces(features: tuple[str, ...], spine_sql: str) -> Mapping[str, str]:
         points["request/aircraft"] = [aircraft_features, aircraft_row]
     points["priors"] = [fill_priors, fill_priors_row]
     points["spine"] = [(spine_sql,)]
-    return feature_code.meaning(points, PACKAGES, apart=_APART)
+    completion = {"completion": [complete_rows, request_time_row]}
+    return {
+        **feature_code.meaning(points, PACKAGES, apart=_APART),
+        **feature_code.meaning(completion, PACKAGES, apart=_APART_FROM_COMPLETION),
+    }
 
 
 @cache

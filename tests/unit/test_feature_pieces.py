@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,8 @@ from contrail.use_case import UseCase
 from feature_repo import feature_pieces
 from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_DAY_AHEAD, USE_CASES
 from features.tables import FEATURE_TABLES, FeatureTable
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pieces(use_case: UseCase = LATE_FLIGHT_2H) -> dict[str, str]:
@@ -24,6 +31,7 @@ def test_every_use_case_names_what_its_features_are_made_by() -> None:
         assert dict(use_case.feature_code()) == pieces(use_case)
     assert set(pieces()) == {
         *(f"feature/{name}" for name in FEATURE_TABLES), "request/schedule", "request/aircraft", "priors", "spine",
+        "completion",
     }  # fmt: skip
     ahead = pieces(LATE_FLIGHT_DAY_AHEAD)
     not_used = {
@@ -34,7 +42,8 @@ def test_every_use_case_names_what_its_features_are_made_by() -> None:
     }
     assert set(ahead) == set(pieces()) - not_used
     assert ahead["spine"] != pieces()["spine"]
-    assert ahead["request/schedule"] == pieces()["request/schedule"]
+    for shared in ("request/schedule", "priors", "completion"):
+        assert ahead[shared] == pieces()[shared]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +77,32 @@ def test_a_prior_counts_where_the_feature_is_used(monkeypatch: pytest.MonkeyPatc
     (words,) = differences(before[LATE_FLIGHT_2H.name], pieces())
     assert words.startswith("feature/carrier_state is ")
     assert differences(before[LATE_FLIGHT_DAY_AHEAD.name], pieces(LATE_FLIGHT_DAY_AHEAD)) == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "refuses"),
+    [
+        ("completion", "fill_priors(stored) | ", "dict(stored) | ", ["completion"]),
+        ("request_time", "made |= schedule_features(request)", "made |= {}", ["completion"]),
+        ("request_time", "values |= aircraft_row(request)", "values |= {}", ["completion"]),
+        ("request_time", "LEG_LIMIT_MINUTES = 48", "LEG_LIMIT_MINUTES = 24", ["request/aircraft"]),
+        ("completion", "# As integers: Arrow", "# Arrow", []),
+    ],
+)
+def test_what_puts_a_vector_together_counts_apart_from_its_parts(
+    file: str, old: str, new: str, refuses: list[str], tmp_path: Path
+) -> None:
+    for package in ("contrail", "feature_repo", "features"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = tmp_path / "features" / f"{file}.py"
+    text = changed.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    changed.write_text(text.replace(old, new), encoding="utf-8")
+    program = "import json; from feature_repo.use_cases import LATE_FLIGHT_2H; print(json.dumps(LATE_FLIGHT_2H.feature_code()))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert [words.split()[0] for words in differences(pieces(), json.loads(said))] == refuses
 
 
 def test_the_query_of_the_rows_counts_and_its_layout_does_not() -> None:
