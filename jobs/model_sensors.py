@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from contrail import decisions
 from contrail.alerts import Alert, AlertError, send
 from contrail.clock import utc_now
 from contrail.lake import Lake
@@ -16,6 +17,7 @@ from contrail.settings import Settings
 from feature_repo.use_cases import USE_CASES
 from jobs.abandoned import UNFINISHED, close_abandoned
 from jobs.requests import default_sensor_status
+from resources.decisions import leave_missed, remember
 from resources.mlflow_client import ASKING_SECONDS, TrackingError, within
 from resources.tracking import TrackingResource
 
@@ -33,10 +35,11 @@ def build(settings: Settings) -> list[dg.SensorDefinition]:
         name="mlflow_aliases",
         minimum_interval_seconds=300,
         default_status=default_sensor_status(settings),
-        description="MLflow's aliases follow the decision log; one that was moved by hand is put back and told of.",
+        description="MLflow's aliases follow the decision log; one that was moved by hand is put back and told of. "
+        "Anchors of the log that whoever decided could not leave are left.",
     )
     def mlflow_aliases(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return aliases_tick(settings, context.cursor)
+        return aliases_tick(settings, context.cursor, context.instance)
 
     @dg.sensor(
         name="mlflow_abandoned_runs",
@@ -51,21 +54,23 @@ def build(settings: Settings) -> list[dg.SensorDefinition]:
     return [mlflow_aliases, mlflow_abandoned_runs]
 
 
-def aliases_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-    """Reconcile every use case.
+def aliases_tick(
+    settings: Settings, cursor: str | None, instance: dg.DagsterInstance
+) -> dg.SensorResult | dg.SkipReason:
+    """Reconcile every use case, and leave the anchors that are missing.
 
     The cursor holds what could not be told: an alias is put back once, so an alert that was not taken is sent again.
     """
     lake, tracking = Lake(settings.lake_root), TrackingResource.from_settings(settings)
     untold = [cursor] if cursor else []
-    said: list[str] = []
+    said = leave_missed(settings, instance)
     for name in USE_CASES:
         try:
             found = _ask(partial(tracking.reconcile, name, lake))
         except TrackingError as error:
             said.append(f"{error}; asking again next tick")
             break
-        said += [f"{name}: {sentence}" for sentence in found.in_words]
+        said += [f"{name}: {sentence}" for sentence in [*found.in_words, *_remember(tracking, lake, name)]]
         untold += [f"{name}: {moved.in_words}" for moved in found.moved if moved.by_hand]
     if untold:
         try:
@@ -78,6 +83,14 @@ def aliases_tick(settings: Settings, cursor: str | None) -> dg.SensorResult | dg
     return (
         dg.SensorResult(skip_reason=reason, cursor=left) if left != (cursor or "") else dg.SkipReason(reason)
     )
+
+
+def _remember(tracking: TrackingResource, lake: Lake, use_case: str) -> list[str]:
+    history = decisions.read(lake, use_case)
+    try:
+        return _ask(partial(remember, tracking, lake, use_case, history[-1].anchor)) if history else []
+    except TrackingError as error:
+        return [f"the anchor is not in MLflow: {error}"]
 
 
 def abandoned_tick(settings: Settings, instance: dg.DagsterInstance) -> dg.SkipReason:

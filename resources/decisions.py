@@ -18,7 +18,7 @@ from contrail.decisions import Anchor, Decision, DecisionError
 from contrail.lake import Lake
 from contrail.settings import Settings
 from resources.mlflow_client import ASKING_SECONDS, first_line, within
-from resources.tracking import TrackingResource
+from resources.tracking import TAG_ANCHOR, TrackingResource
 
 LOGGER = logging.getLogger(__name__)
 ASSET = dg.AssetKey(decisions.TABLE.split("/"))
@@ -59,14 +59,50 @@ def after_decision(
 
     def follow() -> list[str]:
         found = tracking.reconcile(use_case, lake)
-        tracking.anchor(use_case, anchor)
-        return [*(moved.in_words for moved in found.moved if moved.by_hand), *found.missing]
+        by_hand = [moved.in_words for moved in found.moved if moved.by_hand]
+        return [*by_hand, *found.missing, *remember(tracking, lake, use_case, anchor)]
 
     later = "the decision stands; MLflow follows later (the sensor mlflow_aliases, or the next training)"
     said += _try(later, lambda: within(ASKING_SECONDS, follow))
     for sentence in said:
         LOGGER.warning("%s", sentence)
     return said
+
+
+def remember(tracking: TrackingResource, lake: Lake, use_case: str, anchor: Anchor) -> list[str]:
+    """Put the anchor where MLflow keeps the latest one, unless a later one is there, or one that the log lacks.
+
+    Returns:
+        A sentence where the log lacks the one that is there: it shows that the log was cut or written anew, and stays.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, refuses, or has no such registered model.
+    """
+    kept = _parsed(tracking.anchors().get(use_case))
+    if kept is not None and kept in decisions.verify(lake, [kept]).anchors_gone:
+        said = f"MLflow keeps the anchor {kept}, which the log of decisions does not hold to: contrail audit verify"
+        return [f"{said} (once that is explained, remove the tag {TAG_ANCHOR} of its model {use_case})"]
+    if kept is None or kept.sequence < anchor.sequence:
+        tracking.anchor(use_case, anchor)
+    return []
+
+
+def leave_missed(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
+    """Leave the log's head in Dagster, where whoever decided was stopped before.
+
+    Returns:
+        A sentence where it was missing.
+    """
+    lake = Lake(settings.lake_root)
+    history = decisions.read(lake)
+    latest = instance.get_latest_materialization_event(ASSET)
+    told = latest.asset_materialization if latest else None
+    left = _parsed(str(told.metadata["anchor"].value)) if told and "anchor" in told.metadata else None
+    if not history or (left is not None and left.sequence >= history[-1].sequence):
+        return []
+    head = history[-1]
+    _report(settings, lake, head.use_case, head.anchor, instance)
+    return [f"the anchor {head.anchor} was not in Dagster: left now"]
 
 
 def recorded_anchors(settings: Settings) -> Recorded:
@@ -111,6 +147,14 @@ def _report(
     with nullcontext(instance) if instance else dagster_instance(settings) as records:
         records.report_runless_asset_event(event)
     return []
+
+
+def _parsed(text: str | None) -> Anchor | None:
+    """The anchor; None where there is none, or what is none."""
+    try:
+        return Anchor.parse(text or "")
+    except DecisionError:
+        return None
 
 
 def _facts(decided: Decision | None) -> dict[str, str | int]:

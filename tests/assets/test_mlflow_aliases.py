@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from contrail import decisions, model_files, registry
+from contrail.decisions import Anchor
 from contrail.lake import Lake
 from contrail.settings import Settings
 from resources import decisions as outside
@@ -182,6 +183,24 @@ def test_a_decision_leaves_its_anchor_in_dagster_and_in_mlflow(world):
     assert metadata["sequence"] == promoted.sequence
     assert metadata["sha256"] == promoted.row_sha256
     assert (metadata["event"], metadata["use_case"], metadata["version"]) == ("promoted", USE_CASE.name, 2)
+
+
+def test_the_anchor_of_an_earlier_decision_comes_after_that_of_a_later_one(world):
+    earlier, later = world.promote(2), world.roll_back()
+    after_decision(world.settings, USE_CASE.name, later.anchor)
+    assert after_decision(world.settings, USE_CASE.name, earlier.anchor) == []
+    assert world.tracking.anchors() == {USE_CASE.name: str(later.anchor)}
+
+
+def test_an_anchor_that_the_log_lacks_is_kept_and_told_of(world):
+    cut = Anchor(7, "a" * 64)
+    world.tracking.anchor(USE_CASE.name, cut)
+    decision = world.promote(2)
+    (said,) = after_decision(world.settings, USE_CASE.name, decision.anchor)
+    assert f"MLflow keeps the anchor {cut}, which the log of decisions does not hold to" in said
+    assert "contrail audit verify" in said
+    assert world.tracking.anchors() == {USE_CASE.name: str(cut)}
+    assert world.aliases() == {"champion": "2"}
 
 
 def test_more_anchors_than_a_page_are_all_found(world, monkeypatch):

@@ -11,11 +11,13 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from contrail import alerts
+from contrail import alerts, decisions
 from contrail.clock import utc_now
 from contrail.settings import Settings
 from jobs import model_sensors
 from jobs.abandoned import PROCESS_TAG
+from resources.decisions import ASSET
+from resources.tracking import TAG_ANCHOR
 from tests.support.small_model import USE_CASE, trained
 from tests.support.ticks import words
 from tests.support.tracking_world import TrackingWorld, empty_database
@@ -47,26 +49,40 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[alerts.Alert]:
     return sent
 
 
-def test_aliases_that_lag_follow_without_an_alert(world, told):
-    model_sensors.aliases_tick(world.settings, None)
+def test_aliases_that_lag_follow_without_an_alert(world, instance, told):
+    model_sensors.aliases_tick(world.settings, None, instance)
     assert world.aliases() == {"champion": "1", "challenger": "2"}
-    assert words(model_sensors.aliases_tick(world.settings, None)) == "the aliases are as decided"
+    assert words(model_sensors.aliases_tick(world.settings, None, instance)) == "the aliases are as decided"
     assert told == []
 
 
-def test_an_alias_moved_by_hand_is_told_of_and_put_right(world, told):
+def test_an_alias_moved_by_hand_is_told_of_and_put_right(world, instance, told):
     world.reconcile()
     world.put("champion", "2")
-    tick = model_sensors.aliases_tick(world.settings, None)
+    tick = model_sensors.aliases_tick(world.settings, None, instance)
     assert f"{USE_CASE.name}: alias champion had been moved by hand to MLflow's version 2" in words(tick)
     (alert,) = told
     assert "moved by hand" in alert.text
     assert world.aliases() == {"champion": "1", "challenger": "2"}
-    assert words(model_sensors.aliases_tick(world.settings, None)) == "the aliases are as decided"
+    assert words(model_sensors.aliases_tick(world.settings, None, instance)) == "the aliases are as decided"
     assert len(told) == 1
 
 
-def test_an_alert_that_was_not_taken_is_sent_again(world, told, monkeypatch):
+def test_anchors_that_whoever_decided_could_not_leave_are_left(world, instance, told):
+    head = decisions.head(world.lake)
+    world.client.delete_registered_model_tag(USE_CASE.name, TAG_ANCHOR)
+    assert f"the anchor {head} was not in Dagster: left now" in words(
+        model_sensors.aliases_tick(world.settings, None, instance)
+    )
+    (record,) = instance.fetch_materializations(ASSET, limit=5).records
+    metadata = record.asset_materialization.metadata
+    assert (metadata["anchor"].value, metadata["event"].value) == (str(head), "registered")
+    assert world.tracking.anchors() == {USE_CASE.name: str(head)}
+    assert words(model_sensors.aliases_tick(world.settings, None, instance)) == "the aliases are as decided"
+    assert len(instance.fetch_materializations(ASSET, limit=5).records) == 1
+
+
+def test_an_alert_that_was_not_taken_is_sent_again(world, instance, told, monkeypatch):
     world.reconcile()
     world.put("champion", "2")
 
@@ -75,10 +91,10 @@ def test_an_alert_that_was_not_taken_is_sent_again(world, told, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(model_sensors, "send", refused)
-        tick = model_sensors.aliases_tick(world.settings, None)
+        tick = model_sensors.aliases_tick(world.settings, None, instance)
     assert isinstance(tick, dg.SensorResult)
     assert "the target is away; it is sent again next tick" in words(tick)
-    after = model_sensors.aliases_tick(world.settings, tick.cursor)
+    after = model_sensors.aliases_tick(world.settings, tick.cursor, instance)
     assert isinstance(after, dg.SensorResult)
     assert (after.cursor, len(told)) == ("", 1)
     assert "moved by hand" in told[0].text
@@ -87,9 +103,14 @@ def test_an_alert_that_was_not_taken_is_sent_again(world, told, monkeypatch):
 def test_without_mlflow_both_ticks_say_so(tmp_path, told, instance):
     down = Settings(home=tmp_path / "home", mlflow_uri=SecretStr("http://127.0.0.1:9"))
     world = TrackingWorld(down)
-    assert words(model_sensors.aliases_tick(down, None)) == "the aliases are as decided"  # nothing is decided
+    assert (
+        words(model_sensors.aliases_tick(down, None, instance)) == "the aliases are as decided"
+    )  # nothing is decided
     world.register(trained())
-    for tick in (model_sensors.aliases_tick(down, None), model_sensors.abandoned_tick(down, instance)):
+    for tick in (
+        model_sensors.aliases_tick(down, None, instance),
+        model_sensors.abandoned_tick(down, instance),
+    ):
         assert "MLflow does not answer or refuses" in words(tick)
         assert words(tick).endswith("asking again next tick")
     unmade = Settings(home=tmp_path / "unmade")
