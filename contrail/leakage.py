@@ -8,9 +8,13 @@ What is proven, and by what:
   computed at request time is made of these two and of nothing else.
 * *outcome*: the label was known before the cut of the part that the row is in, so that nobody learns or chooses by what
   came to be known only afterwards.
+* *open*: the outcome was not known yet at the decision. A decision time that lies after the event, by which all that
+  the event brought would count as known, shows here.
 * *parts*: no row is in two parts.
 
 The certificate rests on those times: that they are true is what the tests of the join and of the clean tables are for.
+It cannot see a fact that is dated too early, a column of the request that is younger than the query says, nor what the
+choice of the rows or of the features has of the future.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from contrail.use_case import UseCase
 
 FEATURES_KNOWN_AT = "features_known_at"
 """Column of a training set: when the newest of the rows that were looked up for its vector was known."""
-FEATURES, REQUEST, OUTCOME, PARTS_RULE = "features", "request", "outcome", "parts"
+FEATURES, REQUEST, OUTCOME, OPEN, PARTS_RULE = "features", "request", "outcome", "open", "parts"
 MOST_LISTED = 5
 """Offending rows named per rule and part."""
 
@@ -50,7 +54,7 @@ class Offence:
         key: the entity.
         decision_at: its decision; None where it has none.
         known_at: the time that should not have been so late; None where there should have been one.
-        limit: what it had to be at the latest (of an outcome: before which).
+        limit: what it had to be at the latest (of an outcome: before which; of an open one: after which).
     """
 
     rule: str
@@ -65,6 +69,8 @@ class Offence:
         if self.rule == PARTS_RULE:
             return f"{self.part} {self.key} is in another part, too"
         decided = "without a decision" if self.decision_at is None else self.decision_at.isoformat()
+        if self.rule == OPEN:
+            return f"{self.part} {self.key} decided {decided}: its outcome was {known} already"
         limit = "" if self.rule != OUTCOME or self.limit is None else f", cut {self.limit.isoformat()}"
         return f"{self.part} {self.key} decided {decided}: {self.rule} {known}{limit}"
 
@@ -164,7 +170,8 @@ def certify(rows: pa.Table, split: Split, use_case: UseCase, *, labels_until: da
         labels_until: as it was given to that; the cut of the last part.
 
     Raises:
-        LeakageError: a column is missing or holds no instants.
+        LeakageError: a column is missing or holds no instants, or features are looked up and not one row says when
+            what was found was known.
     """
     decided = _instants(rows, use_case.decision_column)
     times = {
@@ -173,6 +180,11 @@ def certify(rows: pa.Table, split: Split, use_case: UseCase, *, labels_until: da
     }
     if use_case.request_known_column:
         times[REQUEST] = _instants(rows, use_case.request_known_column)
+    if use_case.join_keys and not times[FEATURES].there.any():
+        raise LeakageError(
+            f"{use_case.name}: {FEATURES_KNOWN_AT} is empty in all {rows.num_rows:,} rows, so nothing can be said of "
+            "leaks: no stored row was found, or the join did not say when what it found was known"
+        )
     keys = rows.column(use_case.entity_key)
     counted: Integers = np.bincount(np.concatenate(list(split.rows.values())), minlength=rows.num_rows)
     facts: list[PartFacts] = []
@@ -202,6 +214,7 @@ def _proven(use_case: UseCase) -> dict[str, str]:
         if request
         else "not proven: the use case names no time at which its request was known",
         OUTCOME: f"{use_case.outcome_known_column} < the cut of the row's part",
+        OPEN: f"{use_case.outcome_known_column} > {use_case.decision_column}",
         PARTS_RULE: "no row is in two parts",
     }
 
@@ -236,6 +249,7 @@ class _Part:
         cut = (self.cut - _EPOCH) // _MICROSECOND
         outcome = self.times[OUTCOME]
         found = {OUTCOME: ~outcome.there | (outcome.values >= cut)}
+        found[OPEN] = outcome.there & self.decided.there & (outcome.values <= self.decided.values)
         for rule in (FEATURES, REQUEST):
             if rule in self.times:
                 time = self.times[rule]
@@ -245,7 +259,8 @@ class _Part:
 
     def offence(self, rule: str, place: int, key: str) -> Offence:
         decided = self.decided.at(place)
-        known = self.times[rule].at(place) if rule in self.times else None
+        time = self.times.get(OUTCOME if rule == OPEN else rule)
+        known = None if time is None else time.at(place)
         return Offence(rule, self.part, key, decided, known, self.cut if rule == OUTCOME else decided)
 
     def facts(self, offences: Mapping[str, int]) -> PartFacts:

@@ -106,6 +106,23 @@ def test_a_label_known_at_the_cut_is_a_leak(part: str) -> None:
     assert f"known at {cut.isoformat()}, cut {cut.isoformat()}" in certified(late).in_words
 
 
+@pytest.mark.parametrize("part", ["train", "validate", "test"])
+def test_an_outcome_that_was_known_at_the_decision_is_a_leak(part: str) -> None:
+    after, _ = planted("outcome_known_at", part, 4, lambda row: row["decided_at"] + MICROSECOND)
+    assert certified(after).holds
+    known, key = planted("outcome_known_at", part, 4, lambda row: row["decided_at"])
+    found = certified(known)
+    (offence,) = found.first_offences
+    assert (offence.part, offence.key, offence.rule) == (part, key, leakage.OPEN)
+    assert f"{key} decided {offence.decision_at.isoformat()}: its outcome was known at" in found.in_words
+
+
+def test_decisions_that_are_dated_after_the_event_are_a_leak_though_nothing_is_younger_than_they() -> None:
+    late = [at + timedelta(hours=4) for at in HONEST["decided_at"].to_pylist()]
+    found = certified(column_replaced(HONEST, "decided_at", late))
+    assert {rule for part in found.parts for rule in part.offences} == {leakage.OPEN}
+
+
 @pytest.mark.parametrize(
     ("column", "rules"),
     [
@@ -146,6 +163,11 @@ def test_only_the_first_offending_rows_are_named_and_all_are_counted() -> None:
 def test_rows_that_nothing_can_be_said_of_are_refused() -> None:
     with pytest.raises(LeakageError, match=f"no column {FEATURES_KNOWN_AT}, so nothing can be said of leaks"):
         certified(HONEST.drop_columns([FEATURES_KNOWN_AT]))
+    empty = column_replaced(HONEST, FEATURES_KNOWN_AT, [None] * HONEST.num_rows)
+    with pytest.raises(LeakageError, match="features_known_at is empty in all 3,600 rows"):
+        certified(empty)
+    computed_alone = replace(CASE, join_keys=())
+    assert certify(empty, SPLIT, computed_alone, labels_until=NOW).holds
     naive = HONEST["request_known_at"].cast(pa.timestamp("us"))
     place = HONEST.column_names.index("request_known_at")
     with pytest.raises(LeakageError, match="request_known_at must hold instants with a zone"):
