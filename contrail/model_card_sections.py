@@ -278,6 +278,10 @@ def _leakage(leakage: Mapping[str, Any]) -> Section:
             ),
             Items(tuple(f"{rule}: {by}" for rule, by in leakage["proven"].items())),
             tables.leakage(leakage["parts"]),
+            Text(
+                "It rests on the recorded times: it cannot see a fact that its source dates too early, nor what the "
+                "choice of the rows or of the features had of the future."
+            ),
         ),
     )
 

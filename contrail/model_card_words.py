@@ -180,10 +180,12 @@ def _slices(
     useless = [row for row in slices if row["log_loss"] >= row["naive_log_loss"]]
     if useless:
         bad.append(
-            "No better than the naive reference on " + ", ".join(name_of(row) for row in useless) + "."
+            "By log-loss no better than the naive reference on "
+            + ", ".join(name_of(row) for row in useless)
+            + "."
         )
     elif slices:
-        good.append(f"It beats the naive reference on each of the {len(slices)} slices.")
+        good.append(f"It beats the naive reference on each of the {len(slices)} slices, by log-loss.")
     if slices:
         worst = max(slices, key=lambda row: abs(row["bias"]))
         is_far = abs(worst["bias"]) > criteria["max_bias"]
@@ -217,15 +219,17 @@ def _months(
     behind = [row for row in judged if row["log_loss"] >= row["naive_log_loss"]]
     if behind:
         months = ", ".join(month_of(row) for row in behind)
-        bad.append(f"In the backtest no better than the naive reference in {months}.")
+        bad.append(f"In the backtest by log-loss no better than the naive reference in {months}.")
     else:
-        good.append(f"In the backtest it beats the naive reference in each of {len(judged)} months.")
+        good.append(
+            f"In the backtest it beats the naive reference in each of {len(judged)} months, by log-loss."
+        )
     ranked = by_auc([row for row in judged if row["auc"] is not None])
     if ranked:
         worst = ranked[0]
         bad.append(
-            f"Its worst month in the backtest is {month_of(worst)}: AUC {number(worst['auc'], 3)}, bias "
-            f"{signed(worst['bias'], 3)}."
+            f"In the backtest it ranks worst in {month_of(worst)}: AUC {number(worst['auc'], 3)} (the naive "
+            f"reference: {number(worst['naive_auc'], 3)})."
         )
     off = max(judged, key=lambda row: abs(row["bias"]))
     told = (

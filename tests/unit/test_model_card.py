@@ -171,7 +171,7 @@ def test_the_summary_names_best_and_worst(facts):
     good, bad = " ".join(told.good), " ".join(told.bad)
     assert f"ranks best on maker = {slices[-1]['group']}: AUC {slices[-1]['auc']:.3f}" in good
     assert f"ranks worst on maker = {slices[0]['group']}: AUC {slices[0]['auc']:.3f}" in bad
-    assert "worst month in the backtest is 2024-02: AUC 0.710, bias −0.120" in bad
+    assert "In the backtest it ranks worst in 2024-02: AUC 0.710 (the naive reference: 0.520)." in bad
     assert "in 2024-02 it said 38.0\u00a0% where 50.0\u00a0% came out" in bad
     assert "beats the naive reference in each of 2 months" in good
     assert "Better than the champion: log-loss 0.0123 less (0.0045 … 0.0201, 15 days)" in good
@@ -201,7 +201,7 @@ def test_the_summary_turns_with_the_numbers(facts):
     assert told.bad[0].startswith("The leakage certificate does not hold")
     assert "No better than the naive reference: log-loss 0.8000 against 0.7000 (14.3\u00a0% more)" in bad
     assert "Its probabilities are off: on average 20.0 percentage points too low" in bad
-    assert "In the backtest no better than the naive reference in 2024-02, 2024-03." in bad
+    assert "In the backtest by log-loss no better than the naive reference in 2024-02, 2024-03." in bad
     assert "Worse than the champion: log-loss 0.0200 more" in bad
     even = {**worse, "low": -0.03, "high": 0.01}
     assert "Not shown to be better than the champion" in " ".join(
