@@ -42,7 +42,8 @@ class Circumstances:
         manifest_sha256: of the stored model.
         certificate: of the rows, from `contrail.leakage.certify`.
         backtest: the rolling monthly backtest of the same rows.
-        champion: the model of the moment; None where there is none.
+        champion: the model of the moment; None where there is none. The very model that is examined is compared with
+            nobody: it is no better than itself, and would seem to fail.
         parity_mismatches: values that differed when online was last compared with offline; None where that was never
             done.
     """
@@ -116,7 +117,8 @@ def examine(
         )
         scores[part] = its | {"naive": model.naive.predict(chosen)}
     test = rows.take(pa.array(split.rows["test"]))
-    compared, why_not = _compare(test, scores.get("test", {}), use_case, known.champion)
+    champion = known.champion if known.champion and known.champion.sha256 != model.sha256 else None
+    compared, why_not = _compare(test, scores.get("test", {}), use_case, champion)
     milliseconds = criteria.predict_milliseconds(loaded, model_files.golden_rows(model))
     by_slice = fairness.by_slice(test, scores["test"]["model"], use_case)
     evidence = Evidence(
@@ -125,7 +127,7 @@ def examine(
         manifest_sha256=known.manifest_sha256,
         training_set=known.training_set,
         criteria=use_case.criteria,
-        champion_sha256=known.champion.sha256 if known.champion else "",
+        champion_sha256=champion.sha256 if champion else "",
         groups=evaluation.evaluation_table(groups).to_pylist(),
         comparison=compared.to_dict() if compared else {},
         backtest=known.backtest.to_pylist(),
@@ -135,7 +137,7 @@ def examine(
             use_case,
             backtest=known.backtest,
             comparison=compared,
-            champion=known.champion.sha256 if known.champion else "",
+            champion=champion.sha256 if champion else "",
             why_not_compared=why_not,
             leakage_holds=known.certificate.holds,
             latency_milliseconds=milliseconds,
