@@ -115,7 +115,10 @@ class Module:
 
 
 def names_in(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
-    """Every name in the syntax with the attributes read of it: ``a.b.c`` is (a, [b, c]); ``f().b`` has no name."""
+    """Every name in the syntax with the attributes read of it: ``a.b.c`` is (a, [b, c]); ``f().b`` has no name.
+
+    Annotations of functions are left out: they do nothing, and `contrail.canonical_code` leaves them out, too.
+    """
     queue: list[ast.AST] = [node]
     while queue:
         at = queue.pop()
@@ -129,7 +132,21 @@ def names_in(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
             continue
         if attributes:
             yield "", attributes  # of a value that has no name
-        queue.extend(ast.iter_child_nodes(inner if attributes else at))
+        queue.extend(_children(inner if attributes else at))
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.arg(annotation=ast.expr() as left_out):
+            pass
+        case (
+            ast.FunctionDef(returns=ast.expr() as left_out)
+            | ast.AsyncFunctionDef(returns=ast.expr() as left_out)
+        ):
+            pass
+        case _:
+            left_out = None
+    return (child for child in ast.iter_child_nodes(node) if child is not left_out)
 
 
 def bound_by(statement: ast.AST) -> Iterator[str]:

@@ -124,6 +124,8 @@ def package(tmp_path, monkeypatch):
         ("table", "hi: int = 3) -> object:", "hi: int = 3):"),
         ("helpers", '    """A shape."""\n', ""),
         ("helpers", "part: float, weight: int = 5", "part: 'float', weight=5"),
+        ("helpers", "part: float", "part: UNUSED"),
+        ("helpers", "-> float:", "-> UNUSED:"),
         ("helpers", "UNUSED = 1", "UNUSED = 2"),
         ("helpers", "LIMIT = 15", "LIMIT: int = 15  # minutes"),
     ],
