@@ -213,9 +213,7 @@ def trace(
 
 @app.command()
 def tune(
-    use_case: Annotated[
-        str | None, typer.Option("--use-case", help="Whose parameters (default: the first declared).")
-    ] = None,
+    use_case: UseCaseName = None,
     trials: Annotated[
         int,
         typer.Option("--trials", min=1, help="Finished trials the study shall have, earlier calls included."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from cli.asked import chosen_use_case
 from cli.output import Failure, failures, print_json, say, table
 from contrail.settings import Settings
 
@@ -92,15 +93,11 @@ def main(
 
 
 def _service(service: str | None, use_case: str | None) -> str:
-    from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
-
     if service is not None:
         if use_case is not None:
             raise Failure("--service and --use-case both name a feature service: give one of them")
         return service
-    if use_case is not None and use_case not in USE_CASES:
-        raise Failure(f"there is no use case {use_case!r}; declared: {', '.join(USE_CASES)}")
-    return USE_CASES[use_case or DEFAULT_USE_CASE].feature_service
+    return chosen_use_case(use_case).feature_service
 
 
 # --- what was asked for ----------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from cli.output import Failure, failures, print_json, say, table
+from cli.asked import chosen_use_case
+from cli.output import failures, print_json, say, table
 from contrail import duck, tuning, tuning_report
 from contrail.clock import pin_utc
 from contrail.lake import Lake, LakeError
@@ -16,15 +17,11 @@ from contrail.training import TrainingError
 
 def main(use_case: str | None, *, trials: int, seconds: float, evidence: Path | None, as_json: bool) -> None:
     """Go on with the study, or begin it, and say what it found."""
-    from feature_repo.use_cases import DEFAULT_USE_CASE, USE_CASES
-
     pin_utc()
     export({"OMP_WAIT_POLICY": "PASSIVE"})  # before LightGBM is loaded: its idle threads would spin
     settings = Settings()
-    name = use_case or DEFAULT_USE_CASE
-    if name not in USE_CASES:
-        raise Failure(f"there is no use case {name}; there are: {', '.join(USE_CASES)}")
-    chosen = USE_CASES[name]
+    chosen = chosen_use_case(use_case)
+    name = chosen.name
     with failures(tuning.TuningError, TrainingError, LakeError):
         with duck.connect(threads=settings.threads, memory_limit=settings.memory_limit) as con:
             given = tuning.read_training_set(Lake(settings.lake_root), con, chosen)

@@ -119,7 +119,7 @@ def test_the_command_speaks_json(with_rows, capsys):
 
 
 def test_the_command_says_what_is_wrong(settings):
-    with pytest.raises(Failure, match="there is no use case other; there are: broken_jar"):
+    with pytest.raises(Failure, match="there is no use case 'other'; declared: broken_jar"):
         command.main("other", trials=1, seconds=60, evidence=None, as_json=False)
     with pytest.raises(Failure, match=r"materialise it first \(contrail run\)"):
         command.main(None, trials=1, seconds=60, evidence=None, as_json=False)
