@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str,
     """The record of an evaluation, checked: `Evidence` as plain data, and ``criteria_sha256``; NaN is None.
 
     Raises:
-        EvidenceError: it is missing or was altered.
+        EvidenceError: it is missing, was altered, or was made by an earlier release.
     """
     path = folder(lake_root, model_sha256, evaluation_id) / RECORD
     try:
@@ -114,6 +114,10 @@ def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str,
     if found != evaluation_id:
         raise EvidenceError(f"{path} was altered: its sha256 is {found}, recorded is {evaluation_id}")
     record: Mapping[str, Any] = json.loads(content)
+    if missing := sorted({each.name for each in fields(Evidence)} - set(record)):
+        raise EvidenceError(
+            f"{path} was made by an earlier release, it lacks {', '.join(missing)}: train again"
+        )
     return record
 
 
