@@ -128,9 +128,9 @@ class DayDraws:
         known, count = drawn[~np.isnan(drawn)], self.days if days is None else days
         if count < MIN_DAYS or len(known) == 0:
             return math.nan, math.nan
-        tail = (1.0 - confidence) / 2.0
-        student = float(stdtrit(count - 1, tail)) * math.sqrt(count / (count - 1))
-        if 0.5**count > tail:
+        beyond = (1.0 - confidence) / 2.0
+        student = float(stdtrit(count - 1, beyond)) * math.sqrt(count / (count - 1))
+        if 0.5**count > beyond:
             middle, half = float(known.mean()), -student * float(known.std())
             return middle - half, middle + half
         outside = float(ndtr(student))
