@@ -120,7 +120,7 @@ def make(
                 certificate=certificate,
                 backtest=months,
                 champion=model_files.load(settings.lake_root, champion.sha256) if champion else None,
-                parity_mismatches=_parity_mismatches(context.instance),
+                parity_mismatches=_parity_mismatches(context.instance, use_case),
             ),
         )
         evaluation_id = examined.evidence.evaluation_id
@@ -224,11 +224,15 @@ def _ask(lake: LakeResource, use_case: UseCase, version: ModelVersion, who: str,
     return f"asked: request {row.request_id}, valid until {row.expires_at}; {command}"
 
 
-def _parity_mismatches(instance: dg.DagsterInstance) -> int | None:
-    """What the last comparison of online with offline found; None where there was none."""
+def _parity_mismatches(instance: dg.DagsterInstance, use_case: UseCase) -> int | None:
+    """What the last comparison of online with offline found; None where it compared no vector of this use case."""
     record = instance.get_latest_asset_check_evaluation_record(PARITY_CHECK)
     found = record.event.asset_check_evaluation if record and record.event else None
     if found is None or "mismatches" not in found.metadata:
+        return None
+    parts = found.metadata["compared"]
+    compared = parts.records if isinstance(parts, dg.TableMetadataValue) else []
+    if not any(part.data["view"] == use_case.feature_service and part.data["values"] for part in compared):
         return None
     return int(str(found.metadata["mismatches"].value))
 
