@@ -11,6 +11,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -109,6 +110,11 @@ class Settings(BaseSettings):
                 "CONTRAIL_MLFLOW_URI must be a server (http://host:5000) or a database "
                 "(postgresql+psycopg://host/name, sqlite:////absolute/path.db)"
             )
+        if self.mlflow_uri is not None and not _is_parted_as_meant(self.mlflow_uri.get_secret_value()):
+            # What is taken for host, port or path would be shown.
+            raise ValueError(
+                "CONTRAIL_MLFLOW_URI cannot be read: write / ? # @ in a user or a password as %2F %3F %23 %40"
+            )
         return self
 
     @property
@@ -157,6 +163,16 @@ class Settings(BaseSettings):
     @property
     def dbt_target(self) -> Path:
         return REPO_ROOT / "dbt_project" / "target"
+
+
+def _is_parted_as_meant(uri: str) -> bool:
+    """Whether an address has a port where one belongs, and no ``@`` behind the host."""
+    try:
+        address = urlsplit(uri)
+        _ = address.port
+    except ValueError:
+        return False
+    return address.scheme == "sqlite" or "@" not in f"{address.path}{address.query}{address.fragment}"
 
 
 def in_words(error: ValidationError) -> str:

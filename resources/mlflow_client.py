@@ -23,7 +23,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
 }
-USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"  # nosec B105
+CREDENTIAL_NAMES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 CREDENTIALS = re.compile(r"://[^/\s]*@")
 CLOSING_SECONDS = 5
 ASKING_SECONDS = 20
@@ -109,5 +109,5 @@ def _parted(uri: str) -> tuple[str, dict[str, str]]:
     if address.scheme not in ("http", "https") or address.username is None:
         return uri, {}
     place = address.netloc.rpartition("@")[2]
-    credentials = {USER: unquote(address.username), PASSWORD: unquote(address.password or "")}
-    return address._replace(netloc=place).geturl(), credentials
+    told = (unquote(address.username), unquote(address.password or ""))
+    return address._replace(netloc=place).geturl(), dict(zip(CREDENTIAL_NAMES, told, strict=True))

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from contrail.lake import Lake
 from contrail.settings import Settings
-from resources.mlflow_client import ENVIRONMENT, PASSWORD, USER, TrackingError, connect, first_line, within
+from resources.mlflow_client import CREDENTIAL_NAMES, ENVIRONMENT, TrackingError, connect, first_line, within
 from resources.mlflow_datasets import LakeTableSource, register_source
 from resources.mlflow_models import TAG_SHA256
 from resources.tracking import TrackingResource
@@ -231,7 +231,7 @@ def test_a_server_is_told_user_and_password_and_no_error_repeats_them(monkeypatc
         def log_message(self, *_):
             pass
 
-    for name in (USER, PASSWORD):
+    for name in CREDENTIAL_NAMES:
         monkeypatch.setenv(name, "")  # put back afterwards
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()

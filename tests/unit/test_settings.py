@@ -74,3 +74,29 @@ def test_mlflow_is_a_file_of_the_home_or_what_the_setting_names(
         settings = Settings(home=tmp_path)
         assert settings.mlflow_tracking_uri == uri
         assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:s3cret/x@mlflow.example:5000",
+        "http://me:12/s3cret@mlflow.example:5000",
+        "postgresql://me:12?s3cret@db.example/mlflow",
+        "postgresql://me:12#s3cret@db.example/mlflow",
+        "http://[s3cret",
+    ],
+)
+def test_a_password_that_would_be_taken_for_another_part_is_refused_unseen(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("CONTRAIL_MLFLOW_URI", uri)
+    with pytest.raises(ValidationError, match="write / . # @ in a user or a password as %2F") as caught:
+        Settings()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_signs_may_stand_in_a_password_where_they_are_written_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = "http://me:s%2Fa%40@mlflow.example:5000/ml"  # pragma: allowlist secret
+    for uri in (server, "sqlite:////var/lib/a@b.db"):
+        monkeypatch.setenv("CONTRAIL_MLFLOW_URI", uri)
+        assert Settings().mlflow_tracking_uri == uri
