@@ -133,7 +133,7 @@ def _place(order: list[str], name: str) -> int:
 
 
 def _models(settings: Settings, lake: Any) -> list[dict[str, Any]]:
-    """The newest model of every use case, with its test figures and its card."""
+    """The model of every use case that was examined last, with its test figures and its card."""
     from feature_repo.use_cases import USE_CASES
 
     return [found for name in USE_CASES if (found := _model(settings, lake, name))]
@@ -151,16 +151,18 @@ def _model(settings: Settings, lake: Any, use_case: str) -> dict[str, Any]:
         row = con.execute(
             f"SELECT {', '.join(figures)} FROM {lake.scan(table)} WHERE part = 'test' AND kind = 'all'"
         ).fetchone()
-    if row is None:
+    # An earlier version may have been learnt again: the figures are those of the model that the table was made of.
+    examined = lake.commits(table)[-1].inputs
+    found = next((each for each in versions if f"model:{each.sha256}" in examined), None)
+    if row is None or found is None:
         return {}
-    newest = versions[-1]
     return {
         "use case": use_case,
-        "version": newest.version,
-        "role": newest.role,
-        "sha256": newest.sha256,
-        "unmet": list(newest.unmet),
-        "card": str(evidence.folder(settings.lake_root, newest.sha256, newest.evaluation_id) / "card.html"),
+        "version": found.version,
+        "role": found.role,
+        "sha256": found.sha256,
+        "unmet": list(found.unmet),
+        "card": str(evidence.folder(settings.lake_root, found.sha256, found.evaluation_id) / "card.html"),
         **dict(zip(("test_auc", "test_log_loss", *figures[2:]), row, strict=True)),
     }
 

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from cli import run, summary
 from cli.output import Failure
+from contrail import evaluation
+from contrail.lake import Commit
 from contrail.settings import Settings
 from jobs.plan import Plan
 from jobs.steps import Step
+from tests.support.decided_models import model, world
+from tests.support.small_model import USE_CASE
 
 INGEST = Step("ingest", "new files", "2013-01-01", "2013-01-02", ("raw/readings",))
 CLEAN = Step("clean", "newer rows", "2013-01-01", "2013-01-02", ("clean/readings",))
@@ -221,3 +226,23 @@ def test_the_run_is_recorded_with_its_reason_and_days(stage):
     assert recorded.job_name == "ingest"
     assert recorded.tags["contrail/reason"] == "new files"
     assert recorded.tags["dagster/asset_partition_range_end"] == "2013-01-02"
+
+
+def test_the_summary_names_the_model_that_its_figures_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an earlier version was learnt again, and is not the newest."""
+    settings = Settings(home=tmp_path)
+    lake = world(settings.lake_root, versions=2)
+    monkeypatch.setattr("feature_repo.use_cases.USE_CASES", {USE_CASE.name: USE_CASE})
+    table = f"model/{USE_CASE.name}/evaluation"
+    lake.create(table, evaluation.EVALUATION_SCHEMA)
+    assert summary._models(settings, lake) == []
+    whole = {"part": "test", "kind": "all", "group": "", "rows": 9, "auc": 0.75, "log_loss": 0.5}
+    rows = pa.Table.from_pylist([whole], schema=evaluation.EVALUATION_SCHEMA)
+    for seed in (2, 1):
+        made = Commit(table, f"run-{seed}", (f"model:{model(seed).sha256}",), git_sha="abc")
+        lake.replace_partitions(table, rows, made, where="true")
+        (said,) = summary._models(settings, lake)
+        assert (said["version"], said["sha256"], said["test_auc"]) == (seed, model(seed).sha256, 0.75)
+        assert Path(said["card"]).parents[2].name == model(seed).sha256
