@@ -165,7 +165,10 @@ def _backtest(use_case: UseCase) -> dg.AssetsDefinition:
         )
         lake.lake.create(name, months.schema)
         version = lake.lake.replace_partitions(
-            name, months, lake.commit(context, name, [reference]), where="true"
+            name,
+            months,
+            lake.commit(context, name, [reference], declared=backtest.declared(use_case)),
+            where="true",
         )
         picture = plots_groups.backtest(months, title=f"{use_case.title}: trained before each month")
         return dg.MaterializeResult(

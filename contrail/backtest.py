@@ -5,8 +5,11 @@ It says what would have come out had the model been trained then, over many mont
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -89,6 +92,18 @@ def backtest(
         row |= {"naive_auc": naive.auc, "naive_log_loss": naive.log_loss}
         found.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
     return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def declared(use_case: UseCase) -> str:
+    """The sha256 of all that a backtest takes from its declaration: one of other parameters says nothing of these."""
+    taken = (
+        use_case.learning,
+        use_case.seed,
+        use_case.features,
+        use_case.categorical,
+        use_case.naive_group_columns,
+    )
+    return hashlib.sha256(json.dumps([asdict(taken[0]), *taken[1:]], sort_keys=True).encode()).hexdigest()
 
 
 def _months(first: date, last: date) -> list[tuple[date, date]]:

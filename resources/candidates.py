@@ -73,7 +73,7 @@ def make(
 
     Raises:
         LeakageError: the training set has no certificate; nothing was fitted.
-        dagster.Failure: the backtest is of another training set.
+        dagster.Failure: the backtest is of another training set, or of another declaration.
     """
     settings, name = lake.settings, f"model/{use_case.name}/training_set"
     reference, rows = training_rows(lake, use_case)
@@ -184,7 +184,11 @@ def training_rows(lake: LakeResource, use_case: UseCase) -> tuple[str, pa.Table]
 def _backtest_of(lake: LakeResource, use_case: UseCase, reference: str) -> pa.Table:
     name = f"model/{use_case.name}/backtest"
     if lake.lake.exists(name):
-        made = [record for record in lake.lake.commits(name) if reference in record.inputs]
+        made = [
+            record
+            for record in lake.lake.commits(name)
+            if reference in record.inputs and record.extra.get("declared") == backtest.declared(use_case)
+        ]
         if made:
             columns = ", ".join(backtest.SCHEMA.names)
             with lake.connect() as con:
@@ -192,7 +196,8 @@ def _backtest_of(lake: LakeResource, use_case: UseCase, reference: str) -> pa.Ta
                     f"SELECT {columns} FROM {lake.lake.scan(name, made[-1].version)} ORDER BY month"
                 ).to_arrow_table()
     raise dg.Failure(
-        f"{name} was not made of {reference}: materialise it first, or run the job train_{use_case.name}",
+        f"{name} was not made of {reference} as {use_case.name} is declared now: materialise it first, or run the job "
+        f"train_{use_case.name}",
         allow_retries=False,
     )
 

@@ -188,13 +188,18 @@ def test_a_training_set_that_leaks_is_never_learnt_from(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_a_candidate_needs_the_backtest_of_its_own_training_set(world: World) -> None:
-    """The card would otherwise show months of other rows."""
-    world.train("training_set")
-    result = world.train("candidate", "evaluation", raises=False)
-    assert not result.success
-    told = next(e.step_failure_data for e in result.all_events if e.is_step_failure)
-    assert f"{PREFIX}/backtest was not made of {TRAINING_SET}@v" in str(told.error)
+def test_a_candidate_needs_the_backtest_of_its_own_training_set_and_declaration(world: World) -> None:
+    """The card would otherwise show months of other rows, or of a model that was declared otherwise."""
+    for made_anew in (
+        (),
+        ("training_set",),
+    ):  # the declaration has changed since the home was made, then the rows
+        if made_anew:
+            world.train(*made_anew)
+        result = world.train("candidate", "evaluation", raises=False)
+        assert not result.success
+        told = next(e.step_failure_data for e in result.all_events if e.is_step_failure)
+        assert f"{PREFIX}/backtest was not made of {TRAINING_SET}@v" in str(told.error)
 
 
 def test_rows_that_other_code_built_are_not_learnt_from(

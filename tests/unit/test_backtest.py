@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from contrail import evaluation, training
-from contrail.backtest import SCHEMA, backtest
+from contrail.backtest import SCHEMA, backtest, declared
 from contrail.training import Cuts, Split, TrainingError
 from tests.support import small_model
 from tests.support.small_model import USE_CASE
@@ -110,6 +110,17 @@ def test_a_month_with_labels_of_one_kind_has_no_auc():
     may = backtest(quiet, FAST, labels_until=END, threads=1).to_pylist()[1]
     assert may["auc"] is None
     assert may["log_loss"] > 0
+
+
+def test_what_is_declared_otherwise_is_another_backtest():
+    others = [
+        replace(USE_CASE, seed=8),
+        replace(USE_CASE, learning=replace(USE_CASE.learning, rounds=21)),
+        replace(USE_CASE, features=USE_CASE.features[::-1]),
+        replace(USE_CASE, naive_group_columns=("maker",)),
+    ]
+    assert len({declared(each) for each in (USE_CASE, *others)}) == 5
+    assert declared(replace(USE_CASE, title="Jars", approvals_needed=2)) == declared(USE_CASE)
 
 
 def _gains(found: pa.Table) -> list[float]:
