@@ -111,6 +111,8 @@ class Decision(Draft):
     """One row of the log.
 
     Attributes:
+        decided_at: never before the decision before it about the same use case: a clock that was set back, for a replay
+            say, writes nothing into what is past.
         sequence: counts from 0 over all use cases, without gaps.
         recorded_at: when it was written, on the wall clock; it decides nothing.
         previous_sha256: `row_sha256` of the row before.
@@ -299,10 +301,13 @@ def _check_anchor(rows: Sequence[Decision], anchor: Anchor) -> tuple[int, str] |
 
 def _chained(rows: Sequence[Decision], drafts: Sequence[Draft]) -> list[Decision]:
     previous = rows[-1].row_sha256 if rows else BEFORE_THE_FIRST
+    latest = {row.use_case: row.decided_at for row in rows}
     recorded_at = utc_now()
     added: list[Decision] = []
     for sequence, draft in enumerate(drafts, start=len(rows)):
         decided = {field.name: getattr(draft, field.name) for field in fields(Draft)}
+        latest[draft.use_case] = max(draft.decided_at, latest.get(draft.use_case, draft.decided_at))
+        decided["decided_at"] = latest[draft.use_case]
         row = Decision(**decided, sequence=sequence, recorded_at=recorded_at, previous_sha256=previous)
         row = replace(row, row_sha256=row.computed_sha256)
         previous = row.row_sha256

@@ -248,7 +248,7 @@ def _folded(
     why = ""
     if last.event == "promoted" or last.event == "rejected":
         state, why = last.event, f"by {last.decided_by}: {last.reason}"
-    elif now > expires_at:
+    elif max(now, history[-1].decided_at) > expires_at:
         state, why = "expired", f"it was valid until {expires_at:%Y-%m-%d %H:%M}Z; ask anew"
     elif why := _void(use_case, asked, history, lake):
         state = "void"

@@ -128,6 +128,20 @@ def test_deciding_nothing_writes_nothing_and_so_does_a_refusal(lake: Lake) -> No
     assert lake.version(decisions.TABLE) == version
 
 
+def test_a_clock_that_was_set_back_writes_nothing_into_the_past(lake: Lake) -> None:
+    last = decisions.read(lake)[-1].decided_at
+    back = NOW - timedelta(days=9)
+    one, other, two = add(
+        lake,
+        draft(decided_at=back),
+        draft(decided_at=back, use_case="b"),
+        draft(decided_at=last + timedelta(1)),
+    )
+    assert (one.decided_at, other.decided_at, two.decided_at) == (last, back, last + timedelta(1))
+    assert decisions.read(lake)[-3:] == [one, other, two]
+    assert decisions.verify(lake).holds
+
+
 def test_an_answer_keeps_what_was_bound(lake: Lake) -> None:
     (asked,) = add(lake, draft(event="requested", request_id="r", approvals_needed=2, expires_at=NOW))
     answer = asked.answered("approved", decided_at=NOW, decided_by="Eve", reason="ok")

@@ -196,6 +196,15 @@ def test_an_expired_request(lake: Lake) -> None:
         promotions.reject(USE_CASE, asked, lake, by="Ada", reason="x", now=NOW + late, commit=COMMIT)
 
 
+def test_a_clock_set_back_does_not_revive_what_a_later_decision_has_outlived(lake: Lake) -> None:
+    register(lake, 3)
+    asked = ask(lake, 2)
+    late = ask(lake, 3, at=VALID + timedelta(hours=1))
+    with pytest.raises(Refused, match=f"^request {asked} is expired"):
+        approve(lake, asked)
+    assert approve(lake, late).decided_at == NOW + VALID + timedelta(hours=1)
+
+
 def test_a_request_that_was_approved_already(lake: Lake) -> None:
     asked = ask(lake, 2)
     approve(lake, asked)
