@@ -10,7 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contrail import incremental, model_files, outcomes, registry, scoring
+from contrail import decisions, evidence, incremental, model_files, outcomes, registry, scoring
+from contrail.model_files import LoadedModel
+from contrail.registry import ModelVersion
 from contrail.settings import Settings
 from contrail.use_case import UseCase
 from feature_repo.use_cases import USE_CASES
@@ -62,6 +64,11 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
         lake: dg.ResourceParam[LakeResource],
         feature_store: FeatureStoreResource,
     ) -> dg.MaterializeResult[None]:
+        if not (checked := decisions.verify(lake.lake)).holds:
+            raise dg.Failure(
+                f"who is champion is not sure: {decisions.TABLE} does not hold, {checked.why}: contrail audit verify",
+                allow_retries=False,
+            )
         champion = registry.champion(use_case.name, lake.lake)
         if champion is None:
             return dg.MaterializeResult(
@@ -76,20 +83,15 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
         spine, inputs = _spine(lake, use_case, days)
         lake.lake.create(name, scoring.score_schema(use_case), partition_by=[use_case.partition_column])
         scored = _scored(lake, name, use_case, days)
-        code = use_case.feature_code()
-        model = model_files.load(lake.settings.lake_root, champion.sha256, feature_code=code)
+        versions = {v.sha256: v for v in registry.versions(use_case.name, lake.lake)}
+        model = _load(lake, use_case, versions[champion.sha256])
         work = scoring.assign(spine, use_case, model=model, complete_until=until, scored=scored)
-        versions = {v.sha256: v.version for v in registry.versions(use_case.name, lake.lake)}
         made: list[pa.Table] = []
         read = list(inputs)
         for sha256, rows in work.items():
             vectors, tables = feature_store.historical(rows, use_case.feature_service)
-            its = (
-                model
-                if sha256 == model.sha256
-                else model_files.load(lake.settings.lake_root, sha256, feature_code=code)
-            )
-            made.append(scoring.score(its, vectors, use_case, version=versions[sha256]))
+            its = model if sha256 == model.sha256 else _load(lake, use_case, versions[sha256])
+            made.append(scoring.score(its, vectors, use_case, version=versions[sha256].version))
             read += [f"model:{sha256}", *(f"{table}@v{version}" for table, version in tables.items())]
         result = pa.concat_tables(made) if made else scoring.score_schema(use_case).empty_table()
         version = lake.lake.replace_partitions(
@@ -100,7 +102,7 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
             metadata={
                 "table": f"{name}@v{version}",
                 "scored": result.num_rows,
-                "models": ", ".join(f"v{versions[sha]} {sha[:12]}" for sha in work),
+                "models": ", ".join(f"v{versions[sha].version} {sha[:12]}" for sha in work),
                 "mean_score": _mean(result),
             }
         )
@@ -150,6 +152,15 @@ def _outcomes(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.Asse
         )
 
     return outcome_rows
+
+
+def _load(lake: LakeResource, use_case: UseCase, version: ModelVersion) -> LoadedModel:
+    """A model whose files are those that were examined, and whose features still mean what they did."""
+    root = lake.settings.lake_root
+    model = model_files.load(root, version.sha256, feature_code=use_case.feature_code())
+    if version.evaluation_id:
+        evidence.require_files(root, version.sha256, version.evaluation_id, model.manifest["files"])
+    return model
 
 
 def _spine(lake: LakeResource, use_case: UseCase, days: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:

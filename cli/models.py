@@ -106,7 +106,7 @@ def criteria_in_words(version: ModelVersion) -> str:
 
 
 def _may_be_asked(use_case: UseCase, version: ModelVersion) -> bool:
-    is_judged = bool(version.evaluation_id) and version.criteria_sha256 == use_case.criteria.sha256
+    is_judged = bool(version.evaluation_id) and version.criteria_sha256 == use_case.criteria_sha256
     return is_judged and not version.unmet
 
 

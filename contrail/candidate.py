@@ -27,6 +27,7 @@ from contrail.comparison import Comparison
 from contrail.encoding import Encoding, EncodingError, Floats, booleans, pc
 from contrail.evaluation import GroupMetrics
 from contrail.evidence import Evidence
+from contrail.feature_code import differences
 from contrail.leakage import Certificate
 from contrail.model_files import LoadedModel
 from contrail.training import Split, TrainedModel
@@ -40,6 +41,7 @@ class Circumstances:
     Attributes:
         training_set: ``table@version`` of the rows.
         manifest_sha256: of the stored model.
+        files: of the stored model: name → sha256.
         certificate: of the rows, from `contrail.leakage.certify`.
         backtest: the rolling monthly backtest of the same rows.
         champion: the model of the moment; None where there is none. The very model that is examined is compared with
@@ -50,6 +52,7 @@ class Circumstances:
 
     training_set: str
     manifest_sha256: str
+    files: Mapping[str, str]
     certificate: Certificate
     backtest: pa.Table
     champion: LoadedModel | None
@@ -118,27 +121,31 @@ def examine(
         scores[part] = its | {"naive": model.naive.predict(chosen)}
     test = rows.take(pa.array(split.rows["test"]))
     champion = known.champion if known.champion and known.champion.sha256 != model.sha256 else None
-    compared, why_not = _compare(test, scores.get("test", {}), use_case, champion)
+    against = _compare(test, scores.get("test", {}), use_case, champion)
     milliseconds = criteria.predict_milliseconds(loaded, model_files.golden_rows(model))
     by_slice = fairness.by_slice(test, scores["test"]["model"], use_case)
     evidence = Evidence(
         use_case=use_case.name,
         model_sha256=model.sha256,
         manifest_sha256=known.manifest_sha256,
+        files=known.files,
         training_set=known.training_set,
         criteria=use_case.criteria,
+        criteria_sha256=use_case.criteria_sha256,
         champion_sha256=champion.sha256 if champion else "",
         groups=evaluation.evaluation_table(groups).to_pylist(),
-        comparison=compared.to_dict() if compared else {},
+        comparison=against.comparison.to_dict() if against.comparison else {},
         backtest=known.backtest.to_pylist(),
         leakage=known.certificate.to_dict(),
         verdicts=criteria.judge(
             groups,
             use_case,
             backtest=known.backtest,
-            comparison=compared,
+            comparison=against.comparison,
             champion=champion.sha256 if champion else "",
-            why_not_compared=why_not,
+            why_not_compared=against.why_not,
+            can_champion_score=against.can_score,
+            champion_remark=against.remark,
             leakage_holds=known.certificate.holds,
             latency_milliseconds=milliseconds,
             parity_mismatches=known.parity_mismatches,
@@ -146,9 +153,9 @@ def examine(
         facts={"predict_milliseconds": milliseconds, "fairness": by_slice.to_pylist()},
     )
     pictures = _pictures(test, scores["test"], loaded, model, groups, use_case)
-    if compared:
+    if against.comparison:
         pictures["comparison.png"] = plots_groups.comparison(
-            compared, title=f"{use_case.title}: against the champion"
+            against.comparison, title=f"{use_case.title}: against the champion"
         )
     if known.backtest.num_rows:
         pictures["backtest.png"] = plots_groups.backtest(
@@ -157,12 +164,22 @@ def examine(
     return Examined(evidence, tuple(groups), by_slice, pictures)
 
 
+@dataclass(frozen=True)
+class _Against:
+    """How it went against the champion: what was found, or why nothing was."""
+
+    comparison: Comparison | None = None
+    why_not: str = ""
+    can_score: bool = True
+    remark: str = ""
+
+
 def _compare(
     test: pa.Table, scores: Mapping[str, Floats], use_case: UseCase, champion: LoadedModel | None
-) -> tuple[Comparison | None, str]:
+) -> _Against:
     """The comparison on the test rows that the champion was not trained on, or why there is none."""
     if champion is None:
-        return None, ""
+        return _Against()
     day, decided = test.column(use_case.partition_column), test.column(use_case.decision_column)
     unseen = pc.and_(
         pc.greater_equal(day, pa.scalar(champion.train_end, day.type)),
@@ -170,13 +187,17 @@ def _compare(
     )
     shared = test.filter(unseen)
     if shared.num_rows == 0:
-        return None, "it was trained on all test days; land more days"
+        return _Against(why_not="it was trained on all test days; land more days")
     try:
         its = champion.predict(shared)
-    except EncodingError as error:
-        return None, f"it cannot score these rows: {error}"
+    except (
+        EncodingError
+    ) as error:  # a feature of its is gone: it will never score again, here or in production
+        return _Against(why_not=str(error), can_score=False)
     ours = scores["model"][unseen.to_numpy(zero_copy_only=False)]
-    return comparison.compare(shared, ours, its, use_case), ""
+    other = differences(champion.manifest["feature_code"], use_case.feature_code())
+    remark = f"its features meant something else: {', '.join(other)}" if other else ""
+    return _Against(comparison.compare(shared, ours, its, use_case), remark=remark)
 
 
 def _pictures(

@@ -65,6 +65,8 @@ def judge(
     comparison: Comparison | None = None,
     champion: str = "",
     why_not_compared: str = "",
+    can_champion_score: bool = True,
+    champion_remark: str = "",
     leakage_holds: bool | None = None,
     latency_milliseconds: float | None = None,
     parity_mismatches: int | None = None,
@@ -79,6 +81,9 @@ def judge(
         champion: sha256 of the champion of the moment; empty where there is none: then nothing is asked of the
             comparison.
         why_not_compared: where there is a champion and no comparison.
+        can_champion_score: False where the champion cannot score today's rows, and hence will never again: whoever
+            comes after it cannot be asked to be better.
+        champion_remark: what one must know to read the comparison.
         leakage_holds: whether the training set's leakage certificate holds; None where it was not made.
         latency_milliseconds: from `predict_milliseconds`; None where it was not measured.
         parity_mismatches: values that differed when online was compared with offline; None where that was never done.
@@ -127,7 +132,14 @@ def judge(
         )
         verdicts.append(_measured("parity", 0.0, parity_mismatches, reason))
     if champion:
-        verdicts += _against(comparison, champion, why_not_compared, limits)
+        verdicts += _against(
+            comparison,
+            champion,
+            limits,
+            why_not_compared,
+            can_score=can_champion_score,
+            remark=champion_remark,
+        )
     return verdicts
 
 
@@ -190,13 +202,27 @@ def _backtest_gain(backtest: pa.Table | None, limits: Criteria) -> Verdict:
     return _at_least(name, limit, gains[worst], f"worst of {len(gains)} months: {worst:%Y-%m}")
 
 
-def _against(comparison: Comparison | None, champion: str, why_not: str, limits: Criteria) -> list[Verdict]:
+def _against(
+    comparison: Comparison | None,
+    champion: str,
+    limits: Criteria,
+    why_not: str,
+    *,
+    can_score: bool,
+    remark: str,
+) -> list[Verdict]:
     named = f"champion {champion[:12]}"
     if comparison is None:
-        note = f"{named} could not be compared: {why_not or 'no labelled rows that neither model was trained on'}"
+        reason = why_not or "no labelled rows that neither model was trained on"
+        note = (
+            f"{named} could not be compared: {reason}"
+            if can_score
+            else f"{named} can no longer score, there is nothing to be better than: {reason}"
+        )
+        met = not can_score
         return [
-            Verdict("champion", limits.min_champion_gain, math.nan, False, note),
-            Verdict("champion_slices", 0.0, math.nan, False, note),
+            Verdict("champion", limits.min_champion_gain, math.nan, met, note),
+            Verdict("champion_slices", 0.0, math.nan, met, note),
         ]
     where = f"{comparison.rows:,} rows of {comparison.days} days"
     if math.isnan(comparison.low):
@@ -206,6 +232,8 @@ def _against(comparison: Comparison | None, champion: str, why_not: str, limits:
             f"low end of the gain over {named}: {comparison.gain:+.4f} nats, {comparison.confidence:.0%} interval "
             f"{comparison.low:+.4f} to {comparison.high:+.4f}, {where}"
         )
+    if remark:
+        note += f"; {remark}"
     worse = comparison.worse
     listed = ", ".join(f"{s.column} {s.value} ({s.gain:+.4f}, p {s.p_holm:.2g})" for s in worse)
     return [

@@ -36,9 +36,11 @@ class Evidence:
     Attributes:
         use_case: name of the use case.
         model_sha256: the model.
-        manifest_sha256: its manifest as it was examined, which names the sha256 of every file of the model.
+        manifest_sha256: its manifest as it was examined.
+        files: the model's files as they were examined: name → sha256.
         training_set: ``table@version`` of the rows it was learnt from and tested on.
         criteria: as they were frozen before the fit.
+        criteria_sha256: of all that was judged by, as it was frozen before the fit.
         champion_sha256: the champion of the moment that it was compared with; empty where there was none.
         groups: rows of the evaluation table: the whole, months, slices, with intervals and references.
         comparison: champion against challenger; empty where there was no champion.
@@ -51,8 +53,10 @@ class Evidence:
     use_case: str
     model_sha256: str
     manifest_sha256: str
+    files: Mapping[str, str]
     training_set: str
     criteria: Criteria
+    criteria_sha256: str
     champion_sha256: str
     groups: Sequence[Mapping[str, Any]]
     comparison: Mapping[str, Any]
@@ -64,9 +68,8 @@ class Evidence:
     @property
     def record(self) -> bytes:
         """All of it as JSON; the same evidence gives the same bytes."""
-        body = asdict(self) | {"criteria_sha256": self.criteria.sha256}
         return json.dumps(
-            _plain(body), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+            _plain(asdict(self)), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
         ).encode()
 
     @property
@@ -100,7 +103,7 @@ def store(evidence: Evidence, files: Mapping[str, bytes], lake_root: Path) -> Pa
 
 
 def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str, Any]:
-    """The record of an evaluation, checked: `Evidence` as plain data, and ``criteria_sha256``; NaN is None.
+    """The record of an evaluation, checked: `Evidence` as plain data; NaN is None.
 
     Raises:
         EvidenceError: it is missing, was altered, or was made by an earlier release.
@@ -119,6 +122,23 @@ def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str,
             f"{path} was made by an earlier release, it lacks {', '.join(missing)}: train again"
         )
     return record
+
+
+def require_files(lake_root: Path, model_sha256: str, evaluation_id: str, files: Mapping[str, str]) -> None:
+    """See that a model's files are those that were examined: they could be exchanged together with their manifest.
+
+    Args:
+        files: name → sha256, as the model's manifest says now.
+
+    Raises:
+        EvidenceError: they differ, or the evidence is missing or altered.
+    """
+    examined: Mapping[str, str] = read(lake_root, model_sha256, evaluation_id)["files"]
+    if other := sorted(n for n in {*examined, *files} if examined.get(n) != files.get(n)):
+        raise EvidenceError(
+            f"model {model_sha256[:12]}: {', '.join(other)} is not what was examined ({evaluation_id[:12]}), though "
+            "the manifest agrees with it: restore the model's folder from the backup"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -47,7 +47,7 @@ NAIVE, GOLDEN, MANIFEST = "naive.json", "golden.json", "manifest.json"
 GOLDEN_ROWS = 20
 FORMAT = 2
 # What a manifest written before must agree in, or the model that is stored again gets the newer one.
-_MEANS = ("feature_code", "criteria", "feature_service")
+_MEANS = ("feature_code", "criteria", "criteria_sha256", "feature_service")
 _RECORDED = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
 
 
@@ -321,7 +321,7 @@ def _manifest(
         "feature_order_sha256": use_case.feature_order_sha256,
         "feature_code": dict(use_case.feature_code()),
         "criteria": asdict(use_case.criteria),
-        "criteria_sha256": use_case.criteria.sha256,
+        "criteria_sha256": use_case.criteria_sha256,
         "recipe": model.recipe.to_dict(),
         "made_with": made_with(),
         "parameters": dict(model.parameters),

@@ -191,7 +191,7 @@ def rollback(
         if len(stack) < 2:
             raise Refused(f"{use_case.name} has no earlier champion to go back to")
         present, target = stack[-1], stack[-2]
-        if doubt := _artifact_doubt(use_case, lake, target.model_sha256):
+        if doubt := _artifact_doubt(use_case, lake, target.model_sha256, target.evaluation_id):
             raise Refused(f"{use_case.name} cannot go back to version {target.model_version}: {doubt}")
         return [
             Draft(
@@ -285,21 +285,25 @@ def _void(use_case: UseCase, asked: Decision, history: Sequence[Decision], lake:
 
 def _doubt(use_case: UseCase, lake: Lake, sha256: str, evaluation_id: str, criteria_sha256: str) -> str:
     """Why a version may not be decided on as it is, in words; empty where nothing speaks against it."""
-    if criteria_sha256 != use_case.criteria.sha256:
+    if criteria_sha256 != use_case.criteria_sha256:
         return (
             f"the criteria were changed after the fit: it was judged by {criteria_sha256[:12]}, declared now are"
-            f" {use_case.criteria.sha256[:12]}; train again"
+            f" {use_case.criteria_sha256[:12]}; train again"
         )
-    return _artifact_doubt(use_case, lake, sha256) or _evidence_doubt(
+    return _artifact_doubt(use_case, lake, sha256, evaluation_id) or _evidence_doubt(
         lake, use_case, sha256, evaluation_id, criteria_sha256
     )
 
 
-def _artifact_doubt(use_case: UseCase, lake: Lake, sha256: str) -> str:
+def _artifact_doubt(use_case: UseCase, lake: Lake, sha256: str, evaluation_id: str) -> str:
     try:
-        model_files.load(lake.root, sha256, feature_code=use_case.feature_code())
+        loaded = model_files.load(lake.root, sha256, feature_code=use_case.feature_code())
+        if evaluation_id:  # of a model that was never evaluated there is nothing to compare with
+            evidence.require_files(lake.root, sha256, evaluation_id, loaded.manifest["files"])
     except ModelFilesError as error:
         return f"its model does not load: {error}"
+    except EvidenceError as error:
+        return f"its evidence is not what was recorded: {error}"
     return ""
 
 

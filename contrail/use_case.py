@@ -67,7 +67,7 @@ class SplitShares:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a model must reach; hashed into the tracking run before the fit, judged after it.
+    """What a model must reach; hashed (`UseCase.criteria_sha256`) before the fit, judged after it.
 
     Attributes:
         min_log_loss_gain: least log-loss gain over the naive reference on the test part.
@@ -100,11 +100,6 @@ class Criteria:
     max_predict_milliseconds: float = 1.0
     needs_parity: bool = True
     alarm_bias: float = 0.03
-
-    @property
-    def sha256(self) -> str:
-        """The identity of these criteria."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -212,6 +207,18 @@ class UseCase:
     def feature_order_sha256(self) -> str:
         """The identity of the ordered feature list."""
         return hashlib.sha256("\n".join(self.features).encode()).hexdigest()
+
+    @property
+    def criteria_sha256(self) -> str:
+        """The identity of all that a model is judged by: limits, slices, reference, split, threshold."""
+        judged_by = {
+            "criteria": asdict(self.criteria),
+            "slices": self.slices,
+            "naive_group_columns": self.naive_group_columns,
+            "split": {name: str(share) for name, share in asdict(self.split).items()},
+            "decision_threshold": self.decision_threshold,
+        }
+        return hashlib.sha256(json.dumps(judged_by, sort_keys=True).encode()).hexdigest()
 
     @property
     def horizon_minutes(self) -> int:

@@ -31,6 +31,7 @@ CLEAN_REACH = {
     "aircraft_assignments": (-1, 1),
     "flight_events": (-2, 1),
 }
+WEATHER_REACH = {"weather": (0, 0)}
 CLEAN_DAILY = ("departures", "weather")
 CLEAN_REFERENCE = {"aircraft": "planes", "airports": "airports", "carriers": "airlines"}
 
@@ -150,8 +151,14 @@ def _clean_steps(state: _State, notes: list[str]) -> list[Step]:
     daily = [name for name, contract in state.contracts.items() if contract.partition_column]
     bad = {day for name in daily for day in state.blocked.get(name, {})}
     stale: set[str] = set()
-    for model, reach in (("departures", CLEAN_REACH), ("weather", {"weather": (0, 0)})):
-        stale |= _stale_days(state.lake, f"clean/{model}", reach)
+    # What is rejected of departures is written after them: a run that is killed in between owes it.
+    tables = {
+        "clean/departures": CLEAN_REACH,
+        "quarantine/departures": CLEAN_REACH,
+        "clean/weather": WEATHER_REACH,
+    }
+    for table, reach in tables.items():
+        stale |= _stale_days(state.lake, table, reach)
     known = set(days_between(state.landed.first.isoformat(), state.landed.last.isoformat()))
     scheduled = {day for r in _commits(state.lake, "raw/flight_schedules") for day in partition_days(r)}
     good = (stale & known & scheduled) - bad

@@ -117,6 +117,7 @@ def make(
             Circumstances(
                 training_set=reference,
                 manifest_sha256=model_files.manifest_sha256(settings.lake_root, model.sha256),
+                files=model_files.read_manifest(settings.lake_root, model.sha256)["files"],
                 certificate=certificate,
                 backtest=months,
                 champion=model_files.load(settings.lake_root, champion.sha256) if champion else None,
@@ -163,7 +164,7 @@ def make(
         decided_by=who,
         reason="trained",
         commit=commit,
-        evaluated=registry.Evaluated(evaluation_id, use_case.criteria.sha256, examined.evidence.unmet),
+        evaluated=registry.Evaluated(evaluation_id, use_case.criteria_sha256, examined.evidence.unmet),
         first_by_rule=use_case.risk_class != "high",
     )
     asked = _ask(lake, use_case, registered, who, commit)

@@ -130,7 +130,7 @@ class TrackingResource:
             "contrail.use_case": use_case.name,
             "contrail.feature_service": use_case.feature_service,
             "contrail.feature_order_sha256": use_case.feature_order_sha256,
-            "contrail.criteria_sha256": use_case.criteria.sha256,
+            "contrail.criteria_sha256": use_case.criteria_sha256,
             "contrail.lock_sha256": provenance.lock_sha256(),
             "contrail.git_sha": provenance.git_sha(),
         } | dict(tags)

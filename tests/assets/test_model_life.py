@@ -5,6 +5,8 @@ Over a copy of the three weeks' home. Its days are too few for the declared crit
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from contrail import duck, environment, evidence, model_files, promotions, registry
 from contrail.lake import Commit, Lake
@@ -121,7 +124,7 @@ def test_a_challenger_is_asked_for_approved_scores_and_is_rolled_back(
     record = evidence.read(world.settings.lake_root, second.sha256, second.evaluation_id)
     assert record["champion_sha256"] == first.sha256
     assert record["comparison"]["rows"] > 1_000
-    assert record["criteria_sha256"] == LAX.sha256
+    assert record["criteria_sha256"] == world.use_case.criteria_sha256
     card = evidence.folder(world.settings.lake_root, second.sha256, second.evaluation_id) / "card.md"
     assert second.sha256[:12] in card.read_text(encoding="utf-8")
 
@@ -217,6 +220,37 @@ def test_rows_that_other_code_built_are_not_learnt_from(
         told = next(e.step_failure_data for e in result.all_events if e.is_step_failure)
         assert "feature/network_state: built by code that meant something else" in str(told.error)
     assert world.lake.version(TRAINING_SET) == before
+
+
+def test_scoring_refuses_files_that_were_exchanged_together_with_their_manifest(world: World) -> None:
+    """The model's own bytes and sha256 are the same; only what was examined knows of the other files."""
+    champion = registry.champion(DEFAULT_USE_CASE, world.lake)
+    assert champion is not None
+    folder = model_files.folder(world.settings.lake_root, champion.sha256)
+    described = json.loads((folder / model_files.FEATURES).read_bytes())
+    described["categories"]["carrier"].reverse()
+    golden = json.dumps({"rows": [], "scores": []}).encode()
+    changed = {model_files.FEATURES: json.dumps(described).encode(), model_files.GOLDEN: golden}
+    manifest = json.loads((folder / model_files.MANIFEST).read_bytes())
+    del manifest["manifest_sha256"]
+    for name, content in changed.items():
+        (folder / name).write_bytes(content)
+        manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    (folder / model_files.MANIFEST).write_bytes(model_files.sealed(manifest))
+    with pytest.raises(
+        evidence.EvidenceError, match=r"features\.json, golden\.json is not what was examined"
+    ):
+        world.score(LAST)
+
+
+def test_nothing_is_scored_by_a_log_that_does_not_hold(world: World) -> None:
+    """A row written past the log would otherwise make its model champion at once."""
+    rows = world.lake.rows("trail/decisions")[1].to_pylist()
+    forged = rows[-1] | {"sequence": len(rows), "use_case": DEFAULT_USE_CASE, "event": "promoted"}
+    table = pa.Table.from_pylist([forged], schema=world.lake.schema("trail/decisions"))
+    write_deltalake(world.lake.uri("trail/decisions"), table, mode="append")
+    with pytest.raises(dg.Failure, match=f"trail/decisions does not hold, .*{len(rows)}"):
+        world.score(LAST)
 
 
 def test_scoring_refuses_a_champion_whose_features_mean_something_else(

@@ -154,6 +154,15 @@ def test_newer_raw_rows_of_a_day_make_the_days_that_read_them_stale(done, table,
     assert ("clean", touched) not in due(done)
 
 
+def test_departures_without_what_was_rejected_of_them_are_due_again(done):
+    """A run that was killed between the two writes must not lose the rejected facts."""
+    done.take_in(["flight_events"], FIRST)
+    done.build_clean(FIRST, LAST, killed_before_the_rejected=True)
+    assert due(done) == [("clean", "2013-01-01..2013-01-02")]
+    done.build_clean(FIRST, LAST)
+    assert "clean" not in {job for job, _ in due(done)}
+
+
 def test_stale_days_that_are_no_neighbours_are_two_runs(done):
     done.take_in(["weather"], "2013-01-01")
     done.take_in(["flight_schedules"], "2013-01-04")

@@ -53,14 +53,17 @@ def register(
         note: makes another evaluation of the same model.
     """
     made, frozen = model(seed), criteria or use_case.criteria
+    judged = replace(use_case, criteria=frozen)
     model_files.write(made, use_case, LINEAGE, lake.root)
     champion = registry.champion(use_case.name, lake)
     found = Evidence(
         use_case=use_case.name,
         model_sha256=made.sha256,
         manifest_sha256=model_files.manifest_sha256(lake.root, made.sha256),
+        files=model_files.read_manifest(lake.root, made.sha256)["files"],
         training_set=LINEAGE.training_set,
         criteria=frozen,
+        criteria_sha256=judged.criteria_sha256,
         champion_sha256=champion.sha256 if champion else "",
         groups=[],
         comparison={},
@@ -78,7 +81,7 @@ def register(
         decided_by="run 1",
         reason="trained",
         commit=COMMIT,
-        evaluated=registry.Evaluated(found.evaluation_id, frozen.sha256, found.unmet),
+        evaluated=registry.Evaluated(found.evaluation_id, judged.criteria_sha256, found.unmet),
         first_by_rule=first_by_rule,
     )
 

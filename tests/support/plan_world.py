@@ -98,10 +98,13 @@ class PlanWorld:
             inputs = [f"sha256:{d.sha256}" for d in files]
             self.commit(f"raw/{table}", inputs, f"{days[0]}..{days[-1]}" if len(days) > 1 else days[0], facts)
 
-    def build_clean(self, first: str, last: str) -> None:
+    def build_clean(self, first: str, last: str, *, killed_before_the_rejected: bool = False) -> None:
         reads = [f"raw/{table}" for table in CLEAN_REACH]
         inputs = [self.lake.ref(table) for table in reads if self.lake.exists(table)]
         self.commit("clean/departures", inputs, f"{first}..{last}", days=days_between(first, last))
+        if killed_before_the_rejected:
+            return
+        self.commit("quarantine/departures", inputs, f"{first}..{last}")
         self.commit("clean/weather", [self.lake.ref("raw/weather")], f"{first}..{last}")
 
     def build_reference(self) -> None:

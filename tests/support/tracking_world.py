@@ -98,8 +98,10 @@ class TrackingWorld:
             use_case=USE_CASE.name,
             model_sha256=model.sha256,
             manifest_sha256=model_files.manifest_sha256(self.settings.lake_root, model.sha256),
+            files=model_files.read_manifest(self.settings.lake_root, model.sha256)["files"],
             training_set=LINEAGE.training_set,
             criteria=USE_CASE.criteria,
+            criteria_sha256=USE_CASE.criteria_sha256,
             champion_sha256=champion.sha256 if champion else "",
             groups=[],
             comparison={},
@@ -116,7 +118,7 @@ class TrackingWorld:
             decided_by="run run-1",
             reason="trained",
             commit=COMMIT,
-            evaluated=registry.Evaluated(found.evaluation_id, USE_CASE.criteria.sha256, found.unmet),
+            evaluated=registry.Evaluated(found.evaluation_id, USE_CASE.criteria_sha256, found.unmet),
         )
 
     def ask(self, version: int) -> str:

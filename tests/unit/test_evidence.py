@@ -20,8 +20,10 @@ FOUND = Evidence(
     use_case="broken_jar",
     model_sha256=MODEL,
     manifest_sha256="b" * 64,
+    files={"model.lgb": "e" * 64},
     training_set="model/broken_jar/training_set@v3",
     criteria=Criteria(),
+    criteria_sha256="c" * 64,
     champion_sha256="",
     groups=[{"part": "test", "auc": math.nan, "log_loss": 0.25}],
     comparison={},
@@ -43,7 +45,7 @@ def test_what_is_stored_is_read_back_under_the_sha256_of_its_bytes(tmp_path: Pat
     }  # fmt: skip
     record = evidence.read(tmp_path, MODEL, FOUND.evaluation_id)
     assert record["groups"] == [{"part": "test", "auc": None, "log_loss": 0.25}]
-    assert record["criteria_sha256"] == FOUND.criteria.sha256
+    assert record["criteria_sha256"] == FOUND.criteria_sha256
     assert FOUND.unmet == (FOUND.verdicts[1].in_words,)
 
 
@@ -74,3 +76,12 @@ def test_a_record_of_an_earlier_release_says_what_it_lacks(tmp_path: Path) -> No
     path.write_bytes(content)
     with pytest.raises(EvidenceError, match="earlier release, it lacks manifest_sha256: train again"):
         evidence.read(tmp_path, MODEL, name)
+
+
+def test_files_that_are_not_those_that_were_examined_are_named(tmp_path: Path) -> None:
+    evidence.store(FOUND, {}, tmp_path)
+    evidence.require_files(tmp_path, MODEL, FOUND.evaluation_id, dict(FOUND.files))
+    for files in ({"model.lgb": "f" * 64}, {}, {**FOUND.files, "extra.json": "a" * 64}):
+        other = sorted({*files, *FOUND.files} - {n for n, h in files.items() if FOUND.files.get(n) == h})
+        with pytest.raises(EvidenceError, match=f"{', '.join(other)} is not what was examined"):
+            evidence.require_files(tmp_path, MODEL, FOUND.evaluation_id, files)

@@ -103,7 +103,7 @@ def test_every_field_is_there(written, page):
 def test_what_identifies_the_model_is_told(facts, written):
     told = [
         facts.evidence["model_sha256"], facts.evaluation_id, "clean/jars@v7", "feature/kiln@v2", LINEAGE.run_id,
-        LINEAGE.tracking_run_id, LINEAGE.git_sha, LINEAGE.lock_sha256, USE_CASE.criteria.sha256, "team:jars", "version 3",
+        LINEAGE.tracking_run_id, LINEAGE.git_sha, LINEAGE.lock_sha256, USE_CASE.criteria_sha256, "team:jars", "version 3",
         USE_CASE.description, LINEAGE.training_set, USE_CASE.feature_order_sha256,
     ]  # fmt: skip
     for text in told:

@@ -47,7 +47,8 @@ def test_the_manifest_holds_all_that_reproduction_needs(tmp_path, stored):
     assert manifest["recipe"]["learning"] == asdict(USE_CASE.learning)
     assert manifest["recipe"]["threads"] == 1
     assert manifest["feature_code"] == CODE
-    assert Criteria(**manifest["criteria"]).sha256 == manifest["criteria_sha256"] == USE_CASE.criteria.sha256
+    assert manifest["criteria_sha256"] == USE_CASE.criteria_sha256
+    assert Criteria(**manifest["criteria"]) == USE_CASE.criteria
     assert manifest["made_with"] == made_with()
     assert {"lightgbm", "numpy", "pyarrow", "python", "machine"} == set(manifest["made_with"])
     assert {name: manifest[name] for name in asdict(LINEAGE)} == asdict(LINEAGE)
@@ -150,7 +151,7 @@ def test_a_recipe_that_lacks_something_is_refused(tmp_path, stored, missing):
 
 def test_what_lies_beside_the_model_does_not_disturb_it(tmp_path, stored):
     found = Evidence(
-        use_case="broken_jar", model_sha256=MODEL.sha256, manifest_sha256="", training_set="t@v1", criteria=USE_CASE.criteria,
+        use_case="broken_jar", model_sha256=MODEL.sha256, manifest_sha256="", files={}, training_set="t@v1", criteria=USE_CASE.criteria, criteria_sha256="c" * 64,
         champion_sha256="", groups=[], comparison={}, backtest=[], leakage={}, verdicts=[],
     )  # fmt: skip
     evidence.store(found, {"plots/a.png": b"x"}, tmp_path)

@@ -58,7 +58,7 @@ def test_a_request_binds_what_it_was_made_of(lake: Lake) -> None:
         "better",
     )
     assert (asked.model_sha256, asked.evaluation_id) == (model(2).sha256, version.evaluation_id)
-    assert (asked.criteria_sha256, asked.champion_sequence) == (USE_CASE.criteria.sha256, champion.sequence)
+    assert (asked.criteria_sha256, asked.champion_sequence) == (USE_CASE.criteria_sha256, champion.sequence)
     assert (asked.decided_at, asked.expires_at, asked.approvals_needed) == (NOW, NOW + VALID, 1)
     assert len(asked.request_id) == promotions.ID_LENGTH
     (waiting,) = promotions.requests(USE_CASE, lake, now=NOW)
@@ -235,8 +235,8 @@ def test_the_criteria_were_changed_after_the_fit(lake: Lake) -> None:
     asked = ask(lake, 2)
     eased = replace(USE_CASE, criteria=replace(USE_CASE.criteria, max_bias=0.5))
     why = (
-        f"the criteria were changed after the fit: it was judged by {USE_CASE.criteria.sha256[:12]}, declared now "
-        f"are {eased.criteria.sha256[:12]}; train again$"
+        f"the criteria were changed after the fit: it was judged by {USE_CASE.criteria_sha256[:12]}, declared now "
+        f"are {eased.criteria_sha256[:12]}; train again$"
     )
     refused_as_void(lake, asked, why, eased)
     with pytest.raises(Refused, match=f"^broken_jar version 2 cannot be promoted: {why}"):
@@ -308,7 +308,7 @@ def test_the_evidence_was_altered_or_is_gone(lake: Lake) -> None:
 
 def test_evidence_by_other_criteria_than_the_log_says(lake: Lake) -> None:
     other = register(lake, 3, criteria=replace(USE_CASE.criteria, max_bias=0.5))
-    swapped = registry.Evaluated(other.evaluation_id, USE_CASE.criteria.sha256, ())
+    swapped = registry.Evaluated(other.evaluation_id, USE_CASE.criteria_sha256, ())
     registry.register(
         USE_CASE.name, "a" * 64, lake, decided_at=NOW, decided_by="run", reason="x", commit=COMMIT
     )

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from contrail import duck
-from contrail.use_case import Criteria, SplitShares, UseCase, UseCaseError
+from contrail.use_case import SplitShares, UseCase, UseCaseError
 from feature_repo.use_cases import LATE_FLIGHT_2H, LATE_FLIGHT_DAY_AHEAD, LATE_FLIGHT_HORIZON, USE_CASES
 from tests.support.small_model import USE_CASE
 
@@ -43,7 +43,15 @@ def test_identities_change_with_what_they_identify():
     swapped = replace(USE_CASE, features=("batch_size", "wall_mm", "colour"))
     assert swapped.feature_order_sha256 != USE_CASE.feature_order_sha256
     assert replace(USE_CASE, seed=8).feature_order_sha256 == USE_CASE.feature_order_sha256
-    assert Criteria(max_bias=0.01).sha256 != Criteria().sha256
+    for judged_by in (
+        {"criteria": replace(USE_CASE.criteria, max_bias=0.01)},
+        {"slices": ()},
+        {"naive_group_columns": ("maker",)},
+        {"split": SplitShares(train=Fraction(1, 2))},
+        {"decision_threshold": 0.4},
+    ):
+        assert replace(USE_CASE, **judged_by).criteria_sha256 != USE_CASE.criteria_sha256
+    assert replace(USE_CASE, title="Other words").criteria_sha256 == USE_CASE.criteria_sha256
 
 
 # --- the project's own -------------------------------------------------------------------------------------
