@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
-import numpy as np
 import pyarrow as pa
 
 from contrail import training
-from contrail.encoding import Booleans, Integers, booleans, pc
+from contrail.encoding import booleans, pc
 from contrail.evaluation import metrics
-from contrail.training import Cuts, Split, TrainingError, midnight
+from contrail.training import Cuts, Split, midnight
 from contrail.use_case import UseCase
 
 MIN_EARLIER_DAYS = 90
@@ -60,28 +59,28 @@ def backtest(
         TrainingError: there are no rows, or the labels of all earlier months are equal.
         EncodingError: a column is missing or of another type than declared.
     """
-    if rows.num_rows == 0:
-        raise TrainingError(f"use case {use_case.name}: the training set has no rows")
+    order = training.total_order(rows, use_case.name, use_case.entity_key, use_case.decision_column)
     days = rows.column(use_case.partition_column).combine_chunks()
+    known_at = rows.column(use_case.outcome_known_column)
     span = pc.min_max(days).as_py()
     months = _months(span["min"], span["max"])
-    sort_keys = [(use_case.decision_column, "ascending"), (use_case.entity_key, "ascending")]
-    order = np.asarray(pc.sort_indices(rows, sort_keys=sort_keys)).astype(np.int64)
     found: list[dict[str, object]] = []
     for place, (start, end) in enumerate(months, 1):
-        tested = _chosen(rows, use_case, order, start, end, known_before=labels_until)
+        tested, _ = training.known_before(order, days, known_at, start, end, labels_until)
         if len(tested) == 0:
             continue
         if progress is not None:
             progress(f"backtest {start:%Y-%m} ({place} of {len(months)})")
         month = rows.take(pa.array(tested))
         begins = min(midnight(start), pc.min(month.column(use_case.decision_column)).as_py())
-        earlier = _chosen(rows, use_case, order, span["min"], start, known_before=min(begins, labels_until))
+        earlier, unknown = training.known_before(
+            order, days, known_at, span["min"], start, min(begins, labels_until)
+        )
         split = Split(
             cuts=Cuts(first=span["min"], train_end=start, validate_end=start, test_end=end),
             trained_until=begins,
             rows={"train": earlier},
-            dropped={"train": int(_mask(pc.less(days, start)).sum()) - len(earlier)},
+            dropped={"train": unknown},
             labels_until=labels_until,
         )
         model = training.fit(rows, split, use_case, threads=threads)
@@ -116,18 +115,3 @@ def _months(first: date, last: date) -> list[tuple[date, date]]:
             found.append((month, following))
         month = following
     return found
-
-
-def _chosen(
-    rows: pa.Table, use_case: UseCase, order: Integers, start: date, end: date, *, known_before: datetime
-) -> Integers:
-    """Row numbers with a day in [start, end) and an outcome known before an instant, in the total order."""
-    days = rows.column(use_case.partition_column)
-    known_at = rows.column(use_case.outcome_known_column)
-    inside = _mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
-    known = _mask(pc.fill_null(pc.less(known_at, pa.scalar(known_before, known_at.type)), False))
-    return order[(inside & known)[order]]
-
-
-def _mask(values: pa.ChunkedArray | pa.BooleanArray) -> Booleans:
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)

@@ -101,6 +101,11 @@ def floats(rows: pa.Table, name: str) -> Floats:
     return _numbers(name, _column(rows, name))
 
 
+def mask(values: Any) -> Booleans:
+    """An Arrow boolean without nulls, as numpy."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
 def booleans(rows: pa.Table, name: str) -> Booleans:
     """A boolean column without nulls.
 

@@ -19,7 +19,7 @@ from typing import Any
 from contrail import model_files
 from contrail.criteria import Verdict
 from contrail.use_case import Criteria
-from contrail.whole_files import put_folder
+from contrail.whole_files import put_folder, read_recorded
 
 FOLDER = "evaluations"
 RECORD = "evaluation.json"
@@ -109,14 +109,7 @@ def read(lake_root: Path, model_sha256: str, evaluation_id: str) -> Mapping[str,
         EvidenceError: it is missing, was altered, or was made by an earlier release.
     """
     path = folder(lake_root, model_sha256, evaluation_id) / RECORD
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise EvidenceError(f"there is no {path}; restore the model's folder from the backup") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != evaluation_id:
-        raise EvidenceError(f"{path} was altered: its sha256 is {found}, recorded is {evaluation_id}")
-    record: Mapping[str, Any] = json.loads(content)
+    record: Mapping[str, Any] = json.loads(read_recorded(path, evaluation_id, EvidenceError))
     if missing := sorted({each.name for each in fields(Evidence)} - set(record)):
         raise EvidenceError(
             f"{path} was made by an earlier release, it lacks {', '.join(missing)}: train again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from contrail import model_files, registry
 from contrail.lake import Lake
 from contrail.model_files import ModelFilesError
 from contrail.registry import Role
+from contrail.whole_files import read_recorded
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,7 @@ def features_of(lake_root: Path, sha256: str) -> tuple[str, ...]:
     """
     recorded = model_files.read_manifest(lake_root, sha256)["files"].get(model_files.FEATURES)
     path = model_files.folder(lake_root, sha256) / model_files.FEATURES
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelFilesError(f"there is no {path}; restore the model's folder from the backup") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != recorded:
-        raise ModelFilesError(f"{path} was altered: its sha256 is {found}, recorded is {recorded}")
+    content = read_recorded(path, recorded, ModelFilesError)
     return tuple(str(feature["name"]) for feature in json.loads(content)["features"])
 
 

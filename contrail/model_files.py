@@ -39,7 +39,7 @@ from contrail.model_text import booster_from_text
 from contrail.recipe import Recipe, TrainingError, made_with
 from contrail.training import TrainedModel
 from contrail.use_case import UseCase
-from contrail.whole_files import put_folder, write_durably
+from contrail.whole_files import put_folder, read_recorded, write_durably
 
 FOLDER = "models"
 MODEL, FEATURES, PROFILE = "model.lgb", "features.json", "profile.json"
@@ -169,14 +169,10 @@ def load(lake_root: Path, sha256: str, *, feature_code: Mapping[str, str] | None
     """
     where = folder(lake_root, sha256)
     manifest = read_manifest(lake_root, sha256)
-    contents: dict[str, bytes] = {}
-    for name, recorded in manifest["files"].items():
-        contents[name] = _read(where / name)
-        found = hashlib.sha256(contents[name]).hexdigest()
-        if found != recorded:
-            raise ModelFilesError(
-                f"{where / name} was altered: its sha256 is {found}, recorded is {recorded}"
-            )
+    contents = {
+        name: read_recorded(where / name, recorded, ModelFilesError)
+        for name, recorded in manifest["files"].items()
+    }
     if manifest["files"].get(MODEL) != sha256:
         raise ModelFilesError(
             f"{where} holds another model: {manifest['files'].get(MODEL)} instead of {sha256}"

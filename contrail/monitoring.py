@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from contrail.drift import count, psi
-from contrail.encoding import Booleans, booleans, floats, pc
+from contrail.encoding import Booleans, booleans, floats, mask, pc
 from contrail.evaluation import metrics
 from contrail.model_files import LoadedModel
 from contrail.training import midnight
@@ -130,7 +130,7 @@ def report(
     if outcomes.num_rows == 0:
         return Report(WINDOWS_SCHEMA.empty_table(), FEATURES_SCHEMA.empty_table())
     known_at = outcomes.column(use_case.outcome_known_column)
-    matured = _mask(pc.fill_null(pc.less_equal(known_at, pa.scalar(now, known_at.type)), False))
+    matured = mask(pc.fill_null(pc.less_equal(known_at, pa.scalar(now, known_at.type)), False))
     days: list[date] = outcomes.column(use_case.partition_column).to_pylist()
     ordinals = np.array([day.toordinal() for day in days], dtype=np.int64)
     matured_rows = _MaturedRows(outcomes.filter(pa.array(matured)), use_case, models)
@@ -270,7 +270,3 @@ def _windows(first: date, last: date, anchor: date | None) -> list[tuple[str, da
 
 def _finite(row: Mapping[str, object]) -> dict[str, object]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _mask(values: Any) -> Booleans:
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)

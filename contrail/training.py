@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from contrail import recipe as recipes
 from contrail.drift import Profile
-from contrail.encoding import Booleans, Encoding, Floats, Integers, booleans, pc, predict
+from contrail.encoding import Booleans, Encoding, Floats, Integers, booleans, mask, pc, predict
 from contrail.evaluation import NaiveReference
 from contrail.model_text import booster_from_text, canonical, text_sha256
 from contrail.recipe import Cuts, Recipe, TrainingError, midnight
@@ -145,7 +145,7 @@ def split_rows(rows: pa.Table, use_case: UseCase, *, labels_until: datetime) -> 
     Raises:
         TrainingError: no rows, a key that repeats, a known outcome without a label, or a range that cannot be split.
     """
-    order = _ordered(rows, use_case.name, use_case.entity_key, use_case.decision_column)
+    order = total_order(rows, use_case.name, use_case.entity_key, use_case.decision_column)
     days = rows.column(use_case.partition_column).combine_chunks()
     span = pc.min_max(days).as_py()
     cuts = split_by_time(span["min"], span["max"], use_case)
@@ -162,7 +162,7 @@ def split_rows(rows: pa.Table, use_case: UseCase, *, labels_until: datetime) -> 
     dropped: dict[str, int] = {}
     for part, start, end in zip(PARTS, starts, ends, strict=True):
         cut = min(midnight(end), labels_until) if part != "test" else labels_until
-        chosen[part], dropped[part] = _known_before(order, days, known_at, start, end, cut)
+        chosen[part], dropped[part] = known_before(order, days, known_at, start, end, cut)
     if not len(chosen["train"]):
         raise TrainingError(
             f"use case {use_case.name}: no outcome was known before {midnight(cuts.train_end).isoformat()}"
@@ -215,8 +215,8 @@ def refit(rows: pa.Table, recipe: Recipe, *, each_tree: EachTree | None = None) 
         TrainingError: as `split_rows` and `fit`.
         EncodingError: as `fit`.
     """
-    order = _ordered(rows, recipe.use_case, recipe.entity_key, recipe.decision_column)
-    chosen, dropped = _known_before(
+    order = total_order(rows, recipe.use_case, recipe.entity_key, recipe.decision_column)
+    chosen, dropped = known_before(
         order,
         rows.column(recipe.partition_column).combine_chunks(),
         rows.column(recipe.outcome_known_column),
@@ -289,8 +289,12 @@ def _learn(
     )
 
 
-def _ordered(rows: pa.Table, use_case: str, entity_key: str, decision_column: str) -> Integers:
-    """All row numbers in the order of (decision time, entity key), which no two rows share."""
+def total_order(rows: pa.Table, use_case: str, entity_key: str, decision_column: str) -> Integers:
+    """All row numbers in the order of (decision time, entity key), which no two rows share.
+
+    Raises:
+        TrainingError: there are no rows, or the entity key repeats.
+    """
     if rows.num_rows == 0:
         raise TrainingError(f"use case {use_case}: the training set has no rows")
     if pc.count_distinct(rows.column(entity_key)).as_py() != rows.num_rows:
@@ -299,14 +303,10 @@ def _ordered(rows: pa.Table, use_case: str, entity_key: str, decision_column: st
     return np.asarray(pc.sort_indices(rows, sort_keys=keys)).astype(np.int64)
 
 
-def _known_before(
+def known_before(
     order: Integers, days: Any, known_at: Any, start: date, end: date, cut: datetime
 ) -> tuple[Integers, int]:
     """The rows of [start, end) whose outcome was known before the cut, in order, and how many others there are."""
-    inside = _mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
-    known = _mask(pc.fill_null(pc.less(known_at, pa.scalar(cut, known_at.type)), False))
+    inside = mask(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+    known = mask(pc.fill_null(pc.less(known_at, pa.scalar(cut, known_at.type)), False))
     return order[(inside & known)[order]], int((inside & ~known).sum())
-
-
-def _mask(values: Any) -> Booleans:
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)

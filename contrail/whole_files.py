@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -43,3 +44,19 @@ def put_folder(target: Path, contents: Mapping[str, bytes]) -> bool:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True
+
+
+def read_recorded(path: Path, recorded: str, refuse: type[Exception]) -> bytes:
+    """The bytes of a file whose sha256 was recorded.
+
+    Raises:
+        Exception: of the type `refuse`: it is missing or was altered.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise refuse(f"there is no {path}; restore the model's folder from the backup") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != recorded:
+        raise refuse(f"{path} was altered: its sha256 is {found}, recorded is {recorded}")
+    return content
