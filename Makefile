@@ -54,7 +54,7 @@ lint: setup ## static checks only
 .PHONY: test
 test: lint ## everything: static checks, then all tests with coverage
 	@scripts/system_packages.sh
-	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85 $(TESTS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85 $(TESTS)
 
 .PHONY: bench
 bench: setup ## the benchmarks; each prints our cost, the ordinary way's cost, and the ratio

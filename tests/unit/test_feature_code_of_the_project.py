@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from contrail import feature_code
@@ -40,10 +39,15 @@ def test_every_process_says_the_same_of_the_projects_features():
 
 
 def test_the_projects_features_take_under_half_a_second():
-    of_the_project()
-    began = time.process_time()
-    of_the_project()
-    assert time.process_time() - began < 0.5
+    """In a process of its own: here every line is counted for the coverage, which costs more than the work."""
+    program = (
+        "import time; from tests.unit.test_feature_code_of_the_project import of_the_project; of_the_project(); "
+        "began = time.process_time(); of_the_project(); print(time.process_time() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 0.5
 
 
 def test_a_table_reaches_its_helpers_and_no_other_table():
