@@ -57,7 +57,7 @@ def main() -> None:
             for name, path in (
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
-                ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=slices"),
+                ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=champion"),
                 ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)
@@ -65,6 +65,7 @@ def main() -> None:
                 _take(page, name)
             page.goto(f"{address}/locations/contrail/jobs/decide_promotion/playground")
             page.get_by_text("Scaffold missing config").first.click()
+            page.get_by_role("button", name="Confirm").click()
             page.wait_for_timeout(SETTLE_MILLISECONDS)
             _take(page, "decide-promotion")
             page.goto(_card(settings).as_uri())
