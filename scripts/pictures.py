@@ -57,7 +57,10 @@ def main() -> None:
             for name, path in (
                 ("asset-graph", "/asset-groups"),
                 ("contract-check", "/assets/raw/weather?view=checks&checkDetail=contract"),
-                ("candidate-checks", "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=champion"),
+                (
+                    "candidate-checks",
+                    "/assets/model/late_flight_2h/candidate?view=checks&checkDetail=champion",
+                ),
                 ("parity-check", "/assets/feature_store/online?view=checks&checkDetail=parity"),
             ):
                 page.goto(address + path)
