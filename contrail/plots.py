@@ -16,6 +16,7 @@ import numpy.typing as npt
 from contrail.encoding import Booleans, Floats
 
 DPI = 100
+WIDEST = 10.8  # inches: what the web page shows without cutting it off
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 # Of the Okabe-Ito palette: blue, orange, bluish green, vermilion, reddish purple.
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#aa4c8f"
@@ -87,7 +88,7 @@ def precision_recall(
 ) -> bytes:
     """Precision against recall, and precision against the share of rows selected, with the decision threshold marked.
 
-    1200 × 560 pixels.
+    1080 × 520 pixels.
 
     Args:
         labels: one per row.
@@ -98,7 +99,7 @@ def precision_recall(
     """
     from contrail.evaluation import average_precision
 
-    canvas, (left, right) = figure(12, 5.6, columns=2)
+    canvas, (left, right) = figure(WIDEST, 5.2, columns=2)
     base = float(labels.mean()) if len(labels) else 0.0
     named = {"model": (scores, BLUE, "-")} | {
         name: (values, *STYLES[place % len(STYLES)])
@@ -145,10 +146,10 @@ def precision_recall(
 
 
 def ranking(labels: Booleans, scores: Floats, naive: Floats, *, title: str) -> bytes:
-    """ROC and precision-recall curves of the model and of the naive reference. 1200 × 560 pixels."""
+    """ROC and precision-recall curves of the model and of the naive reference. 1080 × 520 pixels."""
     from contrail.evaluation import auc, average_precision
 
-    canvas, (left, right) = figure(12, 5.6, columns=2)
+    canvas, (left, right) = figure(WIDEST, 5.2, columns=2)
     for name, values, colour, style in (
         ("model", scores, BLUE, "-"),
         ("naive reference", naive, ORANGE, "--"),
@@ -198,13 +199,13 @@ def importance(gains: Mapping[str, float], *, title: str, top: int = 25) -> byte
 
 
 def monitor(windows: Sequence[Mapping[str, Any]], *, title: str, alarm_bias: float) -> bytes:
-    """Log-loss against the naive reference, calibration, AUC and drifted features by window. 1100 × 1000 pixels.
+    """Log-loss against the naive reference, calibration, AUC and drifted features by window. 1080 × 1000 pixels.
 
     Args:
         windows: rows of one window kind of a monitoring report, oldest first.
         alarm_bias: |mean score − label rate| above which a window counts as off; drawn as a band.
     """
-    canvas, (loss, bias, rank, drift) = figure(11, 10, rows=4)
+    canvas, (loss, bias, rank, drift) = figure(WIDEST, 10, rows=4)
     starts = [w["window_start"] for w in windows]
     middles = [w["window_start"] + (w["window_end"] - w["window_start"]) / 2 for w in windows]
     widths = [0.9 * (w["window_end"] - w["window_start"]).days for w in windows]

@@ -12,7 +12,7 @@ from contrail.comparison import Comparison
 from contrail.encoding import Floats
 from contrail.evaluation import GroupMetrics
 from contrail.explanation import Explanation
-from contrail.plots import BLUE, GREEN, GRID, INK, MUTED, ORANGE, RED, figure, png
+from contrail.plots import BLUE, GREEN, GRID, INK, MUTED, ORANGE, RED, WIDEST, figure, png
 
 ROW_INCHES = 0.3  # height of one named line
 SWARM_BINS = 60
@@ -59,7 +59,7 @@ def shap_summary(explained: Explanation, *, title: str, top: int = 20) -> bytes:
 
 
 def slices(found: Sequence[GroupMetrics], *, title: str, max_bias: float, part: str = "test") -> bytes:
-    """AUC and bias of every slice with their intervals, the worst AUC first. 1200 pixels wide, 30 per slice high.
+    """AUC and bias of every slice with their intervals, the worst AUC first. 1080 pixels wide, 30 per slice high.
 
     Args:
         found: evaluated groups.
@@ -70,7 +70,7 @@ def slices(found: Sequence[GroupMetrics], *, title: str, max_bias: float, part: 
     whole = next(item for item in found if item.part == part and item.kind == "all")
     listed = [item for item in found if item.part == part and item.kind not in ("all", "month")]
     listed.sort(key=lambda item: (-np.nan_to_num(item.model.auc, nan=2.0), item.kind, item.group))
-    canvas, (left, right) = figure(12, 1.6 + ROW_INCHES * max(len(listed), 4), columns=2)
+    canvas, (left, right) = figure(WIDEST, 1.6 + ROW_INCHES * max(len(listed), 4), columns=2)
     places = np.arange(len(listed))
     for axes, metric, scale in ((left, "auc", 1.0), (right, "bias", 100.0)):
         middle = scale * np.array([getattr(item.model, metric) for item in listed], dtype=np.float64)
@@ -127,14 +127,14 @@ def comparison(found: Comparison, *, title: str) -> bytes:
 
 
 def backtest(table: pa.Table, *, title: str) -> bytes:
-    """Log-loss, AUC and bias by month, each month by a model that knew only earlier ones. 1100 × 900 pixels.
+    """Log-loss, AUC and bias by month, each month by a model that knew only earlier ones. 1080 × 900 pixels.
 
     Args:
         table: rows of `contrail.backtest`; at least one.
         title: above it.
     """
     months = [f"{month:%Y-%m}" for month in table.column("month").to_pylist()]
-    canvas, (loss, rank, bias) = figure(11, 9, rows=3)
+    canvas, (loss, rank, bias) = figure(WIDEST, 9, rows=3)
     for axes, model, naive, label in (
         (loss, "log_loss", "naive_log_loss", "log-loss (nats), lower is better"),
         (rank, "auc", "naive_auc", "AUC, higher is better"),

@@ -86,35 +86,35 @@ PLOTS: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "calibration, one day": (lambda: plots.calibration(LABELS, SCORES, DAYS * 0, title="t"), (800, 850)),
     "precision_recall": (
         lambda: plots.precision_recall(LABELS, SCORES, REFERENCES, threshold=0.5, title="t"),
-        (1200, 560),
+        (1080, 520),
     ),
     "precision_recall, none selected": (
         lambda: plots.precision_recall(LABELS, SCORES, {}, threshold=0.995, title="t"),
-        (1200, 560),
+        (1080, 520),
     ),
-    "ranking": (lambda: plots.ranking(LABELS, SCORES, np.round(SCORES, 1), title="t"), (1200, 560)),
+    "ranking": (lambda: plots.ranking(LABELS, SCORES, np.round(SCORES, 1), title="t"), (1080, 520)),
     "importance": (
         lambda: plots.importance({f"feature_{i}": 1 / (i + 1) for i in range(40)}, title="t"),
         (900, 800),
     ),
-    "monitor": (lambda: plots.monitor(windows(5), title="t", alarm_bias=0.03), (1100, 1000)),
+    "monitor": (lambda: plots.monitor(windows(5), title="t", alarm_bias=0.03), (1080, 1000)),
     "shap_summary": (lambda: plots_groups.shap_summary(explained(200), title="t"), (1000, 800)),
     "shap_summary, one row": (lambda: plots_groups.shap_summary(explained(1), title="t"), (1000, 800)),
     "slices": (
         lambda: plots_groups.slices(groups(small_model.rows(days=10)), title="t", max_bias=0.1),
-        (1200, 280),
+        (1080, 280),
     ),
     "slices, one day": (
         lambda: plots_groups.slices(groups(small_model.rows(days=1)), title="t", max_bias=0.1),
-        (1200, 280),
+        (1080, 280),
     ),
     "comparison": (lambda: plots_groups.comparison(compared(8), title="t"), (1000, 430)),
     "comparison, one day, no slice": (
         lambda: plots_groups.comparison(compared(0, low=math.nan), title="t"),
         (1000, 280),
     ),
-    "backtest": (lambda: plots_groups.backtest(months(0.7), title="t"), (1100, 900)),
-    "backtest, no AUC": (lambda: plots_groups.backtest(months(None), title="t"), (1100, 900)),
+    "backtest": (lambda: plots_groups.backtest(months(0.7), title="t"), (1080, 900)),
+    "backtest, no AUC": (lambda: plots_groups.backtest(months(None), title="t"), (1080, 900)),
 }
 
 
