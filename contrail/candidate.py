@@ -66,13 +66,11 @@ class Examined:
     Attributes:
         evidence: all of it, judged.
         groups: metrics of the validation and test parts, of their months and slices.
-        fairness: rates by slice on the test part.
         pictures: file name → PNG.
     """
 
     evidence: Evidence
     groups: tuple[GroupMetrics, ...]
-    fairness: pa.Table
     pictures: Mapping[str, bytes]
 
     @property
@@ -161,7 +159,7 @@ def examine(
         pictures["backtest.png"] = plots_groups.backtest(
             known.backtest, title=f"{use_case.title}: trained before each month"
         )
-    return Examined(evidence, tuple(groups), by_slice, pictures)
+    return Examined(evidence, tuple(groups), pictures)
 
 
 @dataclass(frozen=True)
