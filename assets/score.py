@@ -69,7 +69,8 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
                 f"who is champion is not sure: {decisions.TABLE} does not hold, {checked.why}: contrail audit verify",
                 allow_retries=False,
             )
-        champion = registry.champion(use_case.name, lake.lake)
+        history = registry.decisions(lake.lake, use_case.name)
+        champion = registry.champion_in(history)
         if champion is None:
             return dg.MaterializeResult(
                 metadata={"scored": 0, "note": "there is no champion yet: nothing was scored"}
@@ -83,7 +84,7 @@ def _predictions(use_case: UseCase, daily: dg.DailyPartitionsDefinition) -> dg.A
         spine, inputs = _spine(lake, use_case, days)
         lake.lake.create(name, scoring.score_schema(use_case), partition_by=[use_case.partition_column])
         scored = _scored(lake, name, use_case, days)
-        versions = {v.sha256: v for v in registry.versions(use_case.name, lake.lake)}
+        versions = {v.sha256: v for v in registry.versions_in(history)}
         model = _load(lake, use_case, versions[champion.sha256])
         work = scoring.assign(spine, use_case, model=model, complete_until=until, scored=scored)
         made: list[pa.Table] = []

@@ -25,20 +25,26 @@ def chosen_use_case(name: str | None) -> UseCase:
 
 
 def instant(text: str | None) -> datetime | None:
-    """The value of ``--at``, in UTC.
+    """The value of ``--at``, in UTC; see `parsed_instant`."""
+    return None if text is None else parsed_instant(text, "--at ")
+
+
+def parsed_instant(text: str, what: str = "") -> datetime:
+    """An instant as somebody typed it, in UTC.
+
+    Args:
+        what: where it stands, for messages.
 
     Raises:
         Failure: it is no ISO instant, or has no zone.
     """
-    if text is None:
-        return None
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise Failure(f"--at {text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
+        raise Failure(f"{what}{text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
     if at.tzinfo is None:
-        raise Failure(f"--at {text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
+        raise Failure(f"{what}{text!r} has no zone: write {at.isoformat(timespec='minutes')}Z for UTC")
     try:
         return at.astimezone(UTC)
     except OverflowError as error:
-        raise Failure(f"--at {text!r} lies outside of the calendar") from error
+        raise Failure(f"{what}{text!r} lies outside of the calendar") from error

@@ -15,58 +15,48 @@ from cli.output import failures, print_json, say
 from contrail.settings import Settings
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from contrail.decisions import Decision
-    from contrail.lake import Commit, Lake
-    from contrail.use_case import UseCase
-
-    Decide = Callable[[UseCase, Lake, datetime, Commit], Decision]
+    from contrail.lake import Lake
 
 
 def request(version: int, *, use_case: str | None, by: str, reason: str, as_json: bool) -> None:
     """Ask for a version to become champion."""
     from contrail import promotions
 
-    def ask(chosen: UseCase, lake: Lake, now: datetime, commit: Commit) -> Decision:
-        return promotions.request(chosen, version, lake, by=by, reason=reason, now=now, commit=commit)
-
-    _decide(ask, use_case=use_case, as_json=as_json)
+    _decide(promotions.request, version, use_case=use_case, by=by, reason=reason, as_json=as_json)
 
 
 def approve(request_id: str, *, by: str, reason: str, as_json: bool) -> None:
     """Approve a request; the last approval needed promotes."""
     from contrail import promotions
 
-    def answer(chosen: UseCase, lake: Lake, now: datetime, commit: Commit) -> Decision:
-        return promotions.approve(chosen, request_id, lake, by=by, reason=reason, now=now, commit=commit)
-
-    _decide(answer, request_id=request_id, as_json=as_json)
+    _decide(promotions.approve, request_id, is_of_request=True, by=by, reason=reason, as_json=as_json)
 
 
 def reject(request_id: str, *, by: str, reason: str, as_json: bool) -> None:
     """Reject a request."""
     from contrail import promotions
 
-    def answer(chosen: UseCase, lake: Lake, now: datetime, commit: Commit) -> Decision:
-        return promotions.reject(chosen, request_id, lake, by=by, reason=reason, now=now, commit=commit)
-
-    _decide(answer, request_id=request_id, as_json=as_json)
+    _decide(promotions.reject, request_id, is_of_request=True, by=by, reason=reason, as_json=as_json)
 
 
 def rollback(*, use_case: str | None, by: str, reason: str, as_json: bool) -> None:
     """Put the champion before the present one back."""
     from contrail import promotions
 
-    def back(chosen: UseCase, lake: Lake, now: datetime, commit: Commit) -> Decision:
-        return promotions.rollback(chosen, lake, by=by, reason=reason, now=now, commit=commit)
-
-    _decide(back, use_case=use_case, as_json=as_json)
+    _decide(promotions.rollback, use_case=use_case, by=by, reason=reason, as_json=as_json)
 
 
 def _decide(
-    decide: Decide, *, use_case: str | None = None, request_id: str | None = None, as_json: bool
+    decide: Callable[..., Decision],
+    *what: str | int,
+    by: str,
+    reason: str,
+    as_json: bool,
+    use_case: str | None = None,
+    is_of_request: bool = False,
 ) -> None:
+    """Decide by a rule of `contrail.promotions` on `what`; a request names its use case itself."""
     from contrail import decisions, promotions, provenance
     from contrail.clock import ClockError, clock_for
     from contrail.decisions import DecisionError
@@ -75,15 +65,15 @@ def _decide(
     settings = Settings()
     lake = Lake(settings.lake_root)
     with failures(promotions.Refused, DecisionError, LakeError, ClockError):
-        if request_id is not None:
-            use_case = promotions.use_case_of(lake, request_id)
+        name = promotions.use_case_of(lake, str(what[0])) if is_of_request else use_case
         commit = Commit(
             asset=decisions.TABLE,
             run_id=f"cli {uuid.uuid4()}",
             inputs=(),
             git_sha=provenance.recorded_git_sha(settings),
         )
-        decision = decide(chosen_use_case(use_case), lake, clock_for(settings).now(), commit)
+        now = clock_for(settings).now()
+        decision = decide(chosen_use_case(name), *what, lake, by=by, reason=reason, now=now, commit=commit)
         approvals = _approvals(lake, decision)
     if not as_json:
         _print(decision, approvals)

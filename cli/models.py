@@ -62,12 +62,13 @@ def collect(use_case: UseCase, lake: Lake, now: datetime, declared: Sequence[str
     """Read it off the log."""
     from contrail import promotions, registry
 
-    versions = registry.versions(use_case.name, lake)
+    history = registry.decisions(lake, use_case.name)
+    versions = registry.versions_in(history)
     requests = promotions.requests(use_case, lake, now=now)
     challenger = next((v for v in versions if v.role == "challenger"), None)
     return Models(
         use_case=use_case.name,
-        champion=registry.champion(use_case.name, lake),
+        champion=registry.champion_in(history),
         challenger=challenger,
         versions=versions,
         requests=requests,

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from cli.asked import parsed_instant
 from cli.output import EXIT_BLOCKED, EXIT_FAILED, Failure, failures, print_json, say, table
 from contrail.settings import Settings
 
@@ -27,7 +28,7 @@ def main(file: str, *, feed: str, close: str | None, follow: bool, as_json: bool
     from contrail.push import PushError
     from resources.push import LivePush
 
-    until = _instant(close) if close else None
+    until = parsed_instant(close) if close else None
     source = nullcontext(sys.stdin) if file == "-" else _opened(file)
     with (
         failures(LakeError, OnlineError, PushError, UnicodeDecodeError),
@@ -107,7 +108,7 @@ class _Pushing:
         from contrail.push import PushError
 
         try:
-            self.close(_instant(text))
+            self.close(parsed_instant(text))
         except (Failure, PushError) as error:
             if not self._goes_on:
                 raise
@@ -158,16 +159,6 @@ def _opened(file: str) -> IO[str]:
         return Path(file).open(encoding="utf-8")
     except OSError as error:
         raise Failure(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _instant(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Failure(f"{text!r} is no ISO instant: write 2013-12-31T18:00Z") from error
-    if at.tzinfo is None:
-        raise Failure(f"{text!r} has no zone: write {text}Z for UTC")
-    return at
 
 
 def _complain(message: str) -> None:

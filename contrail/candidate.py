@@ -25,7 +25,7 @@ from contrail import (
 )
 from contrail.comparison import Comparison
 from contrail.encoding import Encoding, EncodingError, Floats, booleans, pc
-from contrail.evaluation import GroupMetrics
+from contrail.evaluation import EvaluationError, GroupMetrics
 from contrail.evidence import Evidence
 from contrail.feature_code import differences
 from contrail.leakage import Certificate
@@ -117,9 +117,11 @@ def examine(
             chosen, its["model"], model.naive, use_case, part=part, logistic=its["logistic"]
         )
         scores[part] = its | {"naive": model.naive.predict(chosen)}
+    if "test" not in scores:
+        raise EvaluationError(f"use case {use_case.name}: the test part has no rows")
     test = rows.take(pa.array(split.rows["test"]))
     champion = known.champion if known.champion and known.champion.sha256 != model.sha256 else None
-    against = _compare(test, scores.get("test", {}), use_case, champion)
+    against = _compare(test, scores["test"], use_case, champion)
     milliseconds = criteria.predict_milliseconds(loaded, model_files.golden_rows(model))
     by_slice = fairness.by_slice(test, scores["test"]["model"], use_case)
     evidence = Evidence(

@@ -70,20 +70,7 @@ def build() -> list[dg.JobDefinition]:
     description="Appends the request to the decision log; it binds the model, its evidence, the champion.",
 )
 def _ask(context: dg.OpExecutionContext, config: RequestForm, lake: dg.ResourceParam[LakeResource]) -> None:
-    use_case = _declared(config.use_case)
-    _decide(
-        context,
-        lake,
-        lambda commit: promotions.request(
-            use_case,
-            config.version,
-            lake.lake,
-            by=config.by,
-            reason=config.reason,
-            now=lake.clock.now(),
-            commit=commit,
-        ),
-    )
+    _decide(context, lake, config, promotions.request, config.version, use_case=config.use_case)
 
 
 @dg.op(
@@ -94,19 +81,7 @@ def _answer(
     context: dg.OpExecutionContext, config: DecisionForm, lake: dg.ResourceParam[LakeResource]
 ) -> None:
     answer = promotions.approve if config.decision is Answer.approve else promotions.reject
-    _decide(
-        context,
-        lake,
-        lambda commit: answer(
-            _declared(promotions.use_case_of(lake.lake, config.request)),
-            config.request,
-            lake.lake,
-            by=config.by,
-            reason=config.reason,
-            now=lake.clock.now(),
-            commit=commit,
-        ),
-    )
+    _decide(context, lake, config, answer, config.request)
 
 
 @dg.op(
@@ -114,14 +89,7 @@ def _answer(
     description="Appends the rollback to the decision log: the champion before is champion again.",
 )
 def _back(context: dg.OpExecutionContext, config: RollbackForm, lake: dg.ResourceParam[LakeResource]) -> None:
-    use_case = _declared(config.use_case)
-    _decide(
-        context,
-        lake,
-        lambda commit: promotions.rollback(
-            use_case, lake.lake, by=config.by, reason=config.reason, now=lake.clock.now(), commit=commit
-        ),
-    )
+    _decide(context, lake, config, promotions.rollback, use_case=config.use_case)
 
 
 @dg.job(
@@ -152,13 +120,34 @@ def _declared(name: str) -> UseCase:
     return USE_CASES[name]
 
 
-def _decide(context: dg.OpExecutionContext, lake: LakeResource, decide: Callable[[Commit], Decision]) -> None:
-    """Decide, then leave the anchor and let MLflow follow; what came of it is the output's metadata."""
+def _decide(
+    context: dg.OpExecutionContext,
+    lake: LakeResource,
+    form: RequestForm | DecisionForm | RollbackForm,
+    decide: Callable[..., Decision],
+    *what: str | int,
+    use_case: str | None = None,
+) -> None:
+    """Decide, then leave the anchor and let MLflow follow; what came of it is the output's metadata.
+
+    Args:
+        decide: a rule of `contrail.promotions`.
+        what: it decides on; a request names its use case, else `use_case` does.
+    """
     commit = Commit(
         asset=TABLE, run_id=context.run_id, inputs=(), git_sha=provenance.recorded_git_sha(lake.settings)
     )
     try:
-        decision = decide(commit)
+        name = promotions.use_case_of(lake.lake, str(what[0])) if use_case is None else use_case
+        decision = decide(
+            _declared(name),
+            *what,
+            lake.lake,
+            by=form.by,
+            reason=form.reason,
+            now=lake.clock.now(),
+            commit=commit,
+        )
     except (Refused, DecisionError, LakeError, ClockError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     warnings = after_decision(lake.settings, decision.use_case, decision.anchor, instance=context.instance)

@@ -107,6 +107,7 @@ def make(
             training_set_sha256=snapshot,
         )
         folder = model_files.write(model, use_case, lineage, settings.lake_root)
+        manifest = model_files.read_manifest(settings.lake_root, model.sha256)
         champion = registry.champion(use_case.name, lake.lake)
         context.log.info(f"examining model {model.sha256[:12]}")
         examined = candidate.examine(
@@ -117,7 +118,7 @@ def make(
             Circumstances(
                 training_set=reference,
                 manifest_sha256=model_files.manifest_sha256(settings.lake_root, model.sha256),
-                files=model_files.read_manifest(settings.lake_root, model.sha256)["files"],
+                files=manifest["files"],
                 certificate=certificate,
                 backtest=months,
                 champion=model_files.load(settings.lake_root, champion.sha256) if champion else None,
@@ -128,7 +129,7 @@ def make(
         card = model_card.card(
             CardFacts(
                 use_case=use_case,
-                manifest=model_files.read_manifest(settings.lake_root, model.sha256),
+                manifest=manifest,
                 evidence=json.loads(examined.evidence.record),
                 evaluation_id=evaluation_id,
                 model_text=model.text,
